@@ -1,0 +1,1 @@
+//! Stdio of the container: pipes or a pty, the CRI log, attached clients.

@@ -1,0 +1,17 @@
+//! The per-container shim: creates one container, owns its stdio, records its
+//! exit. A library beside the binary so that the parts can be tested apart.
+//!
+//! ```text
+//! main ── argv, modes
+//!   driver ── the loop: exits first, then requests          (serve)
+//!     link        messages and descriptors over SOCK_SEQPACKET
+//!     state       what is allowed when; pure
+//!     create      libcontainer, in a forked worker
+//!     exec        another process in the container; our own code
+//!     io          pipes, pty, CRI log, attached clients
+//!     reaper oom exit_record cgroup
+//! ```
+
+pub mod exec;
+pub mod io;
+pub mod seccomp;

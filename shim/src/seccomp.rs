@@ -1,0 +1,1 @@
+//! Compiles an OCI seccomp profile to a filter program (mode `seccomp`).
