@@ -3,8 +3,6 @@
 
 use std::error::Error;
 
-use prost::Message;
-
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=cri");
     println!("cargo:rerun-if-changed=shim");
@@ -18,9 +16,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             .compile_fds(files)?;
     }
     if std::env::var_os("CARGO_FEATURE_CRI").is_some() {
-        let files = protox::compile(["cri/v1/api.proto", "admin/v1/admin.proto"], ["."])?;
-        std::fs::write(out.join("cri.bin"), files.encode_to_vec())?;
-        tonic_prost_build::configure().compile_fds(files)?;
+        let mut compiler = protox::Compiler::new(["."])?;
+        compiler.open_files(["cri/v1/api.proto", "admin/v1/admin.proto"])?;
+        // Encoded by protox itself: prost's own types drop options that they don't know.
+        std::fs::write(out.join("cri.bin"), compiler.encode_file_descriptor_set())?;
+        tonic_prost_build::configure()
+            .skip_debug(["runtime.v1.AuthConfig"])
+            .compile_fds(compiler.file_descriptor_set())?;
     }
     Ok(())
 }

@@ -19,4 +19,6 @@ pub mod sandbox;
 
 pub mod store;
 
+pub mod config;
+
 pub mod base;

@@ -1,5 +1,5 @@
-//! The wire contracts of longshore. Everything here is generated from the
-//! `.proto` files beside `src`; nothing is written by hand.
+//! The wire contracts of longshore, generated from the `.proto` files beside
+//! `src`. The one thing written by hand is what keeps credentials out of logs.
 
 /// CRI v1, the Kubernetes container runtime interface.
 #[cfg(feature = "cri")]
@@ -8,6 +8,16 @@ pub mod cri {
     /// Package `runtime.v1`.
     pub mod v1 {
         tonic::include_proto!("runtime.v1");
+
+        /// Shows whose credentials these are, never the credentials.
+        impl std::fmt::Debug for AuthConfig {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct("AuthConfig")
+                    .field("username", &self.username)
+                    .field("server_address", &self.server_address)
+                    .finish_non_exhaustive()
+            }
+        }
     }
 
     /// The encoded `FileDescriptorSet` of the CRI and admin services.
