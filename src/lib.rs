@@ -17,6 +17,8 @@ pub mod container;
 
 pub mod sandbox;
 
+pub mod cgroup;
+
 pub mod store;
 
 pub mod config;
