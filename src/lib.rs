@@ -13,6 +13,8 @@
 //! rank 0   base config
 //! ```
 
+pub mod service;
+
 pub mod container;
 
 pub mod sandbox;

@@ -1,0 +1,3 @@
+//! The CRI services: convert, call, render.
+
+pub mod convert;
