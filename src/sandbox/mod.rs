@@ -1,3 +1,38 @@
-//! Pod sandboxes.
+//! Pod sandboxes: pinned namespaces, an address, a few files, and no process
+//! unless the pod shares its PID namespace.
+//!
+//! ```text
+//!  RunPodSandbox
+//!       |
+//!   Creating{stage} --fails--> Unwinding --clean--> Gone{failure}     name is free again
+//!       |                          |
+//!       |                          +----not clean--> NotReady{CreateFailed, Held}
+//!     Ready --init ends, namespace lost, reboot--> NotReady{.., Held}
+//!       |                                              |
+//!       +--begin_stop--> NotReady{Stopped, Held} <-----+
+//!                              |
+//!                         finish_stop
+//!                              v
+//!                     NotReady{.., Released} --remove--> Gone
+//! ```
+//!
+//! One task owns each sandbox ([`driver`](self)); others queue a request and
+//! read the last published [`SandboxView`]. The record is written before the
+//! first effect, and every name follows from the id, so that `destroy(record)`
+//! undoes a creation that failed, one that the daemon's death interrupted, and
+//! a sandbox that is removed.
+//!
+//! StopPodSandbox is `begin_stop`, then the container domain ends the
+//! containers, then `finish_stop`.
 
+#[allow(dead_code, reason = "the owner task lands next")]
+mod driver;
+mod error;
 pub mod model;
+#[allow(dead_code, reason = "the owner task lands next")]
+mod state;
+mod view;
+
+pub use error::{CreateError, LookupError, SandboxError, StepError};
+pub use state::{Denied, Phase, Reason, Resources, Stage};
+pub use view::{NamespacePaths, SandboxFiles, SandboxHandle, SandboxView};

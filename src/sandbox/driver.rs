@@ -1,0 +1,7 @@
+//! The task that owns one sandbox.
+
+/// What may be asked of the owner.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) ask: super::state::Ask,
+}
