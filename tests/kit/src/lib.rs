@@ -1,1 +1,35 @@
-//! placeholder
+//! The test kit of longshore.
+//!
+//! A test makes a [`Node`]: a network and a mount namespace of its own, in which the daemon, crictl
+//! and a registry run, so that bridges, mounts and addresses never touch the machine's. The node's
+//! name marks every process, cgroup and directory of the test, which is how the [`audit`] finds what
+//! a test left behind, and how a later run sweeps up after one that was killed.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`node`] | namespaces, directories, clean-up and the sweep |
+//! | [`process`] | a child with its output in a file |
+//! | [`daemon`] | `longshore serve` in a node, killed and restarted at will |
+//! | [`pods`] | requests as kubelet would send them |
+//! | [`crictl`] | the command line client |
+//! | [`image`] | images made from Debian's packages, as OCI layouts |
+//! | [`registry`] | Debian's registry in a node, and a scripted one that lies |
+//! | [`audit`] | what is there now and was not before |
+//! | [`memory`] | PSS of a process |
+
+//pub mod audit;
+pub mod cgroup;
+//pub mod crictl;
+//pub mod daemon;
+pub mod image;
+pub mod memory;
+pub mod node;
+pub mod paths;
+//pub mod pods;
+pub mod process;
+pub mod registry;
+
+//pub use audit::Audit;
+//pub use daemon::Daemon;
+pub use node::Node;
+pub use registry::{Fault, Registry, Rule, ScriptedRegistry};
