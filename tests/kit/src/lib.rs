@@ -33,3 +33,20 @@ pub mod registry;
 //pub use daemon::Daemon;
 pub use node::Node;
 pub use registry::{Fault, Registry, Rule, ScriptedRegistry};
+
+/// Says that a test cannot run here and why; the run's summary counts and shows it. The test returns
+/// right after.
+pub fn skip(test: &str, reason: &str) {
+    use std::io::Write as _;
+    eprintln!("skipped: {test}: {reason}");
+    let Some(path) = std::env::var_os("LONGSHORE_SKIP_LOG") else {
+        return;
+    };
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{test}: {reason}")) {
+        eprintln!("skip: {error}");
+    }
+}

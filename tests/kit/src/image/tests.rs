@@ -27,7 +27,10 @@ fn every_recipe_builds_and_its_name_finds_it() {
     for recipe in Recipe::ALL {
         assert_eq!(Recipe::by_name(recipe.name()), Some(recipe));
         let image = Image::ensure(recipe).unwrap();
-        assert!(manifests.insert(image.descriptor().unwrap().digest), "{recipe:?} is another image");
+        assert!(
+            manifests.insert(image.descriptor().unwrap().digest),
+            "{recipe:?} is another image"
+        );
         let source = format!("oci:{}:latest", image.layout().display());
         let text = output(Command::new("skopeo").args(["inspect", &source])).unwrap();
         let inspected: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -120,7 +123,12 @@ fn nginx_answers_as_root_on_80_and_as_anyone_on_8080() {
             .arg(root.join("dev")),
     )
     .unwrap();
-    output(node.command("mount").args(["-t", "proc", "proc"]).arg(root.join("proc"))).unwrap();
+    output(
+        node.command("mount")
+            .args(["-t", "proc", "proc"])
+            .arg(root.join("proc")),
+    )
+    .unwrap();
     let start = |flags: &[&str], arguments: &[&str], log: &str| {
         let mut command = node.command("chroot");
         command.args(flags).arg(&root).arg("nginx").args(arguments);
