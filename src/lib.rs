@@ -13,6 +13,10 @@
 //! rank 0   base config
 //! ```
 
+pub mod app;
+pub mod cli;
+pub mod shutdown;
+
 pub mod service;
 
 pub mod container;

@@ -1,1 +1,7 @@
-fn main() {}
+//! `longshore`: the daemon and its command line in one binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    longshore::cli::run()
+}

@@ -1,3 +1,6 @@
-//! The CRI services: convert, call, render.
+//! The CRI services: convert, call, render. CRI types stop here.
 
 pub mod convert;
+pub mod detach;
+pub mod runtime;
+pub mod status;

@@ -1,0 +1,110 @@
+//! The composition root: mechanisms, then domain, then services.
+//!
+//! Nothing is served before recovery is done, so a client never sees half of
+//! what lives.
+
+mod lock;
+mod socket;
+mod state_dir;
+
+use std::error::Error;
+
+use longshore_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::base::tasks::Tasks;
+use crate::config::{Config, Paths};
+use crate::service::runtime::Runtime;
+use crate::shutdown::Signals;
+
+/// The largest message that is read, in bytes; kubelet's own limit.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// The daemon, ready to serve.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    tasks: Tasks,
+    _lock: lock::RootLock,
+}
+
+impl App {
+    /// Takes the root, makes the directories, recovers what lives.
+    ///
+    /// # Errors
+    /// What makes it impossible to run at all; a single bad object doesn't.
+    pub async fn start(config: Config) -> Result<Self, Box<dyn Error>> {
+        let paths = &config.paths;
+        state_dir::make(&[(paths.root().to_owned(), 0o711)])?;
+        let lock = lock::RootLock::take(&paths.lock())?;
+        state_dir::prepare(paths.state())?;
+        state_dir::make(&directories(paths))?;
+        Ok(Self {
+            config,
+            tasks: Tasks::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Serves until a signal ends it. Containers live on.
+    ///
+    /// # Errors
+    /// When the socket can't be bound or the server fails.
+    pub async fn serve(self, signals: Signals) -> Result<(), Box<dyn Error>> {
+        let socket = self.config.paths.socket();
+        let listener = socket::bind(socket)?;
+        let runtime = RuntimeServiceServer::new(Runtime {})
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(usize::MAX);
+        tracing::info!(socket = %socket.display(), instance = %self.config.instance, "serving");
+        tell(&[sd_notify::NotifyState::Ready]);
+        let stop = self.tasks.stopping();
+        self.tasks.spawn(async move {
+            signals.stop_requested().await;
+            tell(&[sd_notify::NotifyState::Stopping]);
+            stop.cancel();
+        });
+        let stopped = self.tasks.stopping();
+        Server::builder()
+            .add_service(runtime)
+            .serve_with_incoming_shutdown(
+                UnixListenerStream::new(listener),
+                stopped.cancelled_owned(),
+            )
+            .await?;
+        self.tasks.shut_down().await;
+        Ok(())
+    }
+}
+
+/// Every directory with its mode: what user-namespaced containers must search
+/// is 0711, the rest is root's alone.
+fn directories(paths: &Paths) -> Vec<(std::path::PathBuf, u32)> {
+    let searched = [
+        paths.sandboxes(),
+        paths.containers(),
+        paths.layers(),
+        paths.stage(),
+        paths.shm(),
+    ];
+    let private = [
+        paths.network(),
+        paths.images(),
+        paths.staging(),
+        paths.shims(),
+        paths.runtime(),
+        paths.namespaces(),
+    ];
+    let searched = searched.into_iter().map(|path| (path, 0o711));
+    searched
+        .chain(private.into_iter().map(|path| (path, 0o700)))
+        .collect()
+}
+
+/// Tells systemd, where it asked to be told (`sd_notify(3)`).
+fn tell(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "sd_notify failed");
+    }
+}
