@@ -4,6 +4,7 @@ use tonic::Status;
 
 use super::convert::BadRequest;
 use crate::base::chain::chain;
+use crate::sandbox::{LookupError, SandboxError};
 
 /// The answer of an RPC that isn't done yet.
 ///
@@ -18,5 +19,34 @@ pub fn not_yet<T>(rpc: &'static str) -> Result<T, Status> {
 impl From<BadRequest> for Status {
     fn from(error: BadRequest) -> Self {
         Self::invalid_argument(chain(&error))
+    }
+}
+
+impl From<SandboxError> for Status {
+    fn from(error: SandboxError) -> Self {
+        let text = chain(&error);
+        match error {
+            SandboxError::Invalid { .. } | SandboxError::UnknownRuntimeHandler { .. } => {
+                Self::invalid_argument(text)
+            }
+            SandboxError::Unsupported { .. } | SandboxError::Denied { .. } => {
+                Self::failed_precondition(text)
+            }
+            SandboxError::AlreadyExists { .. } => Self::already_exists(text),
+            SandboxError::Create(_) | SandboxError::Release { .. } | SandboxError::Id(_) => {
+                Self::internal(text)
+            }
+            SandboxError::Ended { .. } => Self::unavailable(text),
+        }
+    }
+}
+
+impl From<LookupError> for Status {
+    fn from(error: LookupError) -> Self {
+        let text = chain(&error);
+        match error {
+            LookupError::NotFound(_) => Self::not_found(text),
+            LookupError::Ambiguous { .. } | LookupError::Empty => Self::invalid_argument(text),
+        }
     }
 }

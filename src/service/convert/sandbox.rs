@@ -2,11 +2,13 @@
 
 use longshore_proto::cri::v1;
 
+use super::filter::{id_matches, labels_match};
 use super::{BadRequest, bad, hashed, known, sorted};
 use crate::sandbox::model::{
     DnsConfig, IdMapping, NamespaceMode, NamespaceOptions, PortMapping, Protocol, Resources,
     SandboxConfig, SandboxMetadata, SecurityProfile, SelinuxOptions, UserNamespace,
 };
+use crate::sandbox::{Phase, SandboxView};
 
 /// The configuration of a sandbox.
 ///
@@ -337,6 +339,75 @@ pub(super) fn resources_out(resources: &Resources) -> v1::LinuxContainerResource
         unified: hashed(&resources.unified),
         memory_swap_limit_in_bytes: resources.memory_swap_limit_in_bytes,
     }
+}
+
+fn state_out(view: &SandboxView) -> v1::PodSandboxState {
+    if view.is_ready() {
+        v1::PodSandboxState::SandboxReady
+    } else {
+        v1::PodSandboxState::SandboxNotready
+    }
+}
+
+/// Whether clients see the sandbox: from the moment that it is ready, and until it is gone.
+#[must_use]
+pub fn is_listed(view: &SandboxView) -> bool {
+    match view.phase {
+        Phase::Ready | Phase::NotReady { .. } => true,
+        Phase::Creating { .. } | Phase::Unwinding | Phase::Gone { .. } => false,
+    }
+}
+
+/// A list item.
+#[must_use]
+pub fn item(view: &SandboxView) -> v1::PodSandbox {
+    v1::PodSandbox {
+        id: view.id.to_string(),
+        metadata: Some(metadata_out(&view.config.metadata)),
+        state: state_out(view) as i32,
+        created_at: view.created_at,
+        labels: hashed(&view.config.labels),
+        annotations: hashed(&view.config.annotations),
+        runtime_handler: view.config.runtime_handler.clone(),
+    }
+}
+
+/// The status. A sandbox on the node's network has no address of its own, and a
+/// stopped one has given its address back.
+#[must_use]
+pub fn status(view: &SandboxView) -> v1::PodSandboxStatus {
+    let mut ips = view.ips.iter().map(ToString::to_string);
+    let network = v1::PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| v1::PodIp { ip }).collect(),
+    };
+    v1::PodSandboxStatus {
+        id: view.id.to_string(),
+        metadata: Some(metadata_out(&view.config.metadata)),
+        state: state_out(view) as i32,
+        created_at: view.created_at,
+        network: Some(network),
+        linux: Some(v1::LinuxPodSandboxStatus {
+            namespaces: Some(v1::Namespace {
+                options: Some(namespaces_out(&view.config.namespaces)),
+            }),
+        }),
+        labels: hashed(&view.config.labels),
+        annotations: hashed(&view.config.annotations),
+        runtime_handler: view.config.runtime_handler.clone(),
+    }
+}
+
+/// Whether a filter, if there is one, lets the sandbox pass.
+#[must_use]
+pub fn passes(filter: Option<&v1::PodSandboxFilter>, view: &SandboxView) -> bool {
+    filter.is_none_or(|filter| {
+        id_matches(&filter.id, view.id.as_str())
+            && filter
+                .state
+                .is_none_or(|asked| asked.state == state_out(view) as i32)
+            && labels_match(&filter.label_selector, &view.config.labels)
+    })
 }
 
 #[cfg(test)]
