@@ -1,3 +1,4 @@
 //! Containers.
 
 pub mod model;
+pub mod spec;
