@@ -19,13 +19,25 @@
 //! Nothing between fork and execve allocates: the shim has a second thread,
 //! which may hold the allocator's lock at the moment of the fork.
 
+mod cgroups;
+mod context;
+mod credentials;
+mod enter;
 mod error;
+mod home;
+mod plan;
+mod spawn;
+mod terminal;
 
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Process;
 
+pub use context::Context;
+pub use credentials::{CapabilitySets, bit as capability_bit};
 pub use error::{ExecError, Step};
+pub use spawn::spawn;
+pub(crate) use terminal::open_slave;
 
 /// What [`Context::capture`] reads. All of it as create made it.
 #[derive(Debug)]
@@ -44,18 +56,6 @@ pub struct Capture<'a> {
     pub seccomp_flags: u32,
     /// Name of the session keyring that create joined, if it did.
     pub keyring: Option<&'a str>,
-}
-
-/// What init is made of, kept to make others like it.
-#[derive(Debug)]
-pub struct Context {}
-
-impl Context {
-    /// Captures init. To be called when create is done and before start: init
-    /// is then still ours and cannot have changed itself.
-    pub fn capture(_capture: Capture<'_>) -> Result<Self, ExecError> {
-        Err(ExecError::from_errno(Step::Arguments, libc::ENOSYS))
-    }
 }
 
 /// What to run.
@@ -89,20 +89,4 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// With a tty.
     pub pty_master: Option<OwnedFd>,
-}
-
-/// Starts a process in the container and waits until its execve succeeded.
-///
-/// All children that it made and that are not returned are reaped here, or,
-/// where that would block, left to the shim's reaper: pids that the reaper
-/// doesn't know are to be ignored.
-///
-/// # Errors
-/// The step and errno that failed. The process is then gone.
-pub fn spawn(
-    _context: &Context,
-    _request: &ExecRequest,
-    _descriptors: Descriptors,
-) -> Result<Spawned, ExecError> {
-    Err(ExecError::from_errno(Step::Fork, libc::ENOSYS))
 }
