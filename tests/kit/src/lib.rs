@@ -11,26 +11,28 @@
 //! | [`process`] | a child with its output in a file |
 //! | [`daemon`] | `longshore serve` in a node, killed and restarted at will |
 //! | [`pods`] | requests as kubelet would send them |
+//! | [`cri`] | clients of both services, and what kubelet calls in a row |
 //! | [`crictl`] | the command line client |
 //! | [`image`] | images made from Debian's packages, as OCI layouts |
 //! | [`registry`] | Debian's registry in a node, and a scripted one that lies |
 //! | [`audit`] | what is there now and was not before |
 //! | [`memory`] | PSS of a process |
 
-//pub mod audit;
+pub mod audit;
 pub mod cgroup;
-//pub mod crictl;
-//pub mod daemon;
+pub mod cri;
+pub mod crictl;
+pub mod daemon;
 pub mod image;
 pub mod memory;
 pub mod node;
 pub mod paths;
-//pub mod pods;
+pub mod pods;
 pub mod process;
 pub mod registry;
 
-//pub use audit::Audit;
-//pub use daemon::Daemon;
+pub use audit::Audit;
+pub use daemon::Daemon;
 pub use node::Node;
 pub use registry::{Fault, Registry, Rule, ScriptedRegistry};
 

@@ -31,6 +31,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 pub use enter::Namespaces;
+pub(crate) use enter::on_thread;
 pub(crate) use setup::lock_file;
 
 /// The variable that marks every process a node starts.
@@ -105,7 +106,7 @@ impl Node {
     /// # Errors
     /// When the namespaces cannot be joined or `work` panicked.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        enter::on_thread(&self.namespaces, work)
+        on_thread(&self.namespaces, work)
     }
 
     /// Connects to an address inside the node.
