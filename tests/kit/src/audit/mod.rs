@@ -1,6 +1,6 @@
 //! The leak audit: what is there now and was not before.
 //!
-//! ```ignore
+//! ```text
 //! let audit = Audit::before(&node)?;          // the daemon runs, no pod does
 //! ...                                         // pods come and go
 //! audit.assert_clean();                       // one line for each thing that stayed
