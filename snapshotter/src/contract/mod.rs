@@ -1,0 +1,5 @@
+//! What tests of this crate, and of those who use it, build on.
+
+mod tarball;
+
+pub use tarball::{Head, Tarball, pax_record, put, seal};
