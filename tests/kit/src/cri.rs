@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;
+use longshore_proto::admin::v1::ImportImageRequest;
+use longshore_proto::admin::v1::admin_client::AdminClient;
 use longshore_proto::cri::v1 as cri;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::daemon::{ImageClient, RuntimeClient};
+use crate::image::Image;
 use crate::pods::{Container, Pod};
 
 /// A channel that connects at its first call, and again after the server went away.
@@ -26,13 +29,15 @@ pub fn channel(socket: &Path) -> Channel {
     ))
 }
 
-/// Both services of one socket, with the sequences of calls that kubelet makes.
+/// The services of one socket, with the sequences of calls that kubelet makes.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// The runtime service.
     pub runtime: RuntimeClient,
     /// The image service.
     pub image: ImageClient,
+    /// longshore's own service.
+    pub admin: AdminClient<Channel>,
 }
 
 impl Client {
@@ -42,7 +47,8 @@ impl Client {
         let channel = channel(socket);
         Self {
             runtime: RuntimeClient::new(channel.clone()).max_decoding_message_size(64 << 20),
-            image: ImageClient::new(channel).max_decoding_message_size(64 << 20),
+            image: ImageClient::new(channel.clone()).max_decoding_message_size(64 << 20),
+            admin: AdminClient::new(channel),
         }
     }
 
@@ -64,6 +70,21 @@ impl Client {
             .with_context(|| format!("pull {reference}"))?
             .into_inner()
             .image_ref)
+    }
+
+    /// Imports an image of the kit under `name`; hands back its id.
+    ///
+    /// # Errors
+    /// As the RPC.
+    pub async fn import(&mut self, image: &Image, name: &str) -> Result<String> {
+        let request = ImportImageRequest {
+            path: image.layout().to_string_lossy().into_owned(),
+            names: vec![name.to_owned()],
+        };
+        let answer = self.admin.import_image(request).await;
+        let answer = answer.with_context(|| format!("import {name}"))?;
+        let first = answer.into_inner().images.into_iter().next();
+        Ok(first.context("nothing was imported")?.id)
     }
 
     /// RunPodSandbox; hands back the id.
