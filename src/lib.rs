@@ -23,6 +23,10 @@ pub mod container;
 
 pub mod sandbox;
 
+pub mod cni;
+
+pub mod netns;
+
 pub mod cgroup;
 
 pub mod store;

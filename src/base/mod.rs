@@ -8,5 +8,6 @@ pub mod chain;
 pub mod clock;
 pub mod driver;
 pub mod id;
+pub mod readable;
 pub mod tasks;
 pub mod teardown;

@@ -3,8 +3,13 @@ use std::time::Duration;
 
 use crate::base::id::{NoRandom, SandboxId};
 use crate::base::teardown::Failures;
+use crate::cgroup::CgroupError;
+use crate::cni::{BadBandwidth, CniError};
+use crate::netns::NetnsError;
 use crate::store::StoreError;
 
+use super::files::FileError;
+use super::init::InitError;
 use super::state::{Denied, Stage};
 
 /// A sandbox operation that did not do what was asked.
@@ -104,6 +109,56 @@ pub enum StepError {
     /// The record.
     #[error("record of the sandbox")]
     Record(#[from] StoreError),
+    /// Namespaces.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Files and mounts.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The network.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// The limits of the network.
+    #[error(transparent)]
+    Bandwidth(#[from] BadBandwidth),
+    /// A port mapping.
+    #[error("host_ip {host_ip:?} is no address")]
+    HostIp {
+        /// As it came.
+        host_ip: String,
+    },
+    /// Nobody is there to run PID 1.
+    #[error("there is no shim to run PID 1 of the pod")]
+    NoInit,
+    /// PID 1.
+    #[error("PID 1 of the pod")]
+    Init(#[source] InitError),
+    /// A thread of ours panicked.
+    #[error("a worker thread")]
+    Worker(#[source] tokio::task::JoinError),
+}
+
+/// The sandboxes can't be opened at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The records' directory.
+    #[error("open the records of sandboxes")]
+    Records(#[from] StoreError),
+    /// The directory of the network namespaces.
+    #[error("open the network namespaces")]
+    Netns(#[from] NetnsError),
+    /// The directories of the other namespaces and of /dev/shm.
+    #[error("open the state of sandboxes")]
+    Files(#[from] FileError),
+    /// The network's intents.
+    #[error("open the network intents")]
+    Cni(#[from] CniError),
+    /// The sweep.
+    #[error("sweep what sandboxes left behind")]
+    Sweep(#[source] Box<StepError>),
 }
 
 /// An id or prefix that names no sandbox, or no single one.

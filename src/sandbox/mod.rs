@@ -25,14 +25,26 @@
 //! StopPodSandbox is `begin_stop`, then the container domain ends the
 //! containers, then `finish_stop`.
 
-#[allow(dead_code, reason = "the owner task lands next")]
+mod create;
 mod driver;
+mod env;
 mod error;
+mod files;
+mod init;
+mod layout;
 pub mod model;
-#[allow(dead_code, reason = "the owner task lands next")]
+mod record;
+mod recover;
+mod sandboxes;
 mod state;
+mod table;
+mod teardown;
+mod validate;
 mod view;
 
-pub use error::{CreateError, LookupError, SandboxError, StepError};
+pub use error::{CreateError, LookupError, OpenError, SandboxError, StepError};
+pub use files::{FileError, HostFiles};
+pub use init::{InitError, PodInit, PodInits, Starting};
+pub use sandboxes::{Sandboxes, SandboxesConfig};
 pub use state::{Denied, Phase, Reason, Resources, Stage};
 pub use view::{NamespacePaths, SandboxFiles, SandboxHandle, SandboxView};
