@@ -116,6 +116,11 @@ impl Merged {
         }
     }
 
+    /// Whether there is no layer at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
     /// Opens `path` of one layer without following any link.
     pub(crate) fn open_at(
         &self,

@@ -89,7 +89,7 @@ impl Plan<'_> {
         let parents = Merged::open(&self.paths, config.userxattr)
             .map_err(SnapshotError::io("open layers in", &config.layers))?;
         let leans = source
-            .leans(&parents, self.paths.is_empty())
+            .leans(&parents)
             .map_err(|source| SnapshotError::Resolve {
                 diff_id: *diff_id,
                 source,

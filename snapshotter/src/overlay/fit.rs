@@ -75,6 +75,9 @@ fn inherited(head: &Head, parents: &Merged) -> Result<Vec<(Vec<u8>, Meta)>, Unpa
         at: Vec::new(),
     };
     let mut found = Vec::new();
+    if parents.is_empty() {
+        return Ok(found);
+    }
     for TarPath(path) in &head.implied {
         let failed = || UnpackError::io("look below at", path);
         let Some(dir) = below.dir(path).map_err(failed())? else {
@@ -91,11 +94,11 @@ fn inherited(head: &Head, parents: &Merged) -> Result<Vec<(Vec<u8>, Meta)>, Unpa
 
 impl Source<'_> {
     /// Whether the layer means something else on these parents than on none.
-    pub(super) fn leans(&self, parents: &Merged, lowest: bool) -> Result<bool, UnpackError> {
+    pub(super) fn leans(&self, parents: &Merged) -> Result<bool, UnpackError> {
         if !self.links.is_empty() {
             return Ok(true);
         }
-        if lowest {
+        if parents.is_empty() {
             return Ok(false);
         }
         Ok(self.head.root_opaque || !inherited(&self.head, parents)?.is_empty())

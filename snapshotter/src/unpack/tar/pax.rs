@@ -81,11 +81,13 @@ pub(super) fn time(key: &[u8], value: &[u8]) -> Result<(i64, u32), TarError> {
     })
 }
 
-/// The attribute that a record sets, if it is one of those: `SCHILY.xattr.` as it stands,
-/// `LIBARCHIVE.xattr.` with the name URL-encoded and the value in base64 without padding.
+/// The attribute that a record sets, if it is one of those: `SCHILY.xattr.` with what a key cannot
+/// hold escaped as GNU tar does, `LIBARCHIVE.xattr.` with the name URL-encoded and the value in
+/// base64 without padding. `SCHILY.acl.` is text with names of users that only the archive's
+/// author knows; the same lists come as `SCHILY.xattr.system.posix_acl_` in a form that counts.
 pub(super) fn xattr(key: &[u8], value: &[u8]) -> Result<Option<PaxRecord>, TarError> {
     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-        return Ok(Some((name.to_vec(), value.to_vec())));
+        return Ok(Some((unescape(name), value.to_vec())));
     }
     let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") else {
         return Ok(None);
@@ -93,6 +95,21 @@ pub(super) fn xattr(key: &[u8], value: &[u8]) -> Result<Option<PaxRecord>, TarEr
     let name = url_decode(name).ok_or_else(|| bad(key))?;
     let value = base64(value).ok_or_else(|| bad(key))?;
     Ok(Some((name, value)))
+}
+
+/// GNU tar writes `=` and `%` as `%3D` and `%25`, and nothing else so.
+fn unescape(mut name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    while let Some((&byte, rest)) = name.split_first() {
+        let (byte, rest) = match name.get(..3) {
+            Some(b"%3D") => (b'=', rest.get(2..).unwrap_or_default()),
+            Some(b"%25") => (b'%', rest.get(2..).unwrap_or_default()),
+            _ => (byte, rest),
+        };
+        out.push(byte);
+        name = rest;
+    }
+    out
 }
 
 fn url_decode(mut text: &[u8]) -> Option<Vec<u8>> {
@@ -193,7 +210,9 @@ mod tests {
     fn attributes() {
         let value = |key: &[u8], value: &[u8]| xattr(key, value).ok().flatten();
         let named = |bytes: &[u8]| Some((b"user.a=b".to_vec(), bytes.to_vec()));
-        assert_eq!(value(b"SCHILY.xattr.user.a=b", b"\0x"), named(b"\0x"));
+        assert_eq!(value(b"SCHILY.xattr.user.a%3Db", b"\0x"), named(b"\0x"));
+        let name = value(b"SCHILY.xattr.user.%253D%3d%", b"").map(|(name, _)| name);
+        assert_eq!(name.as_deref(), Some(&b"user.%3D%3d%"[..]));
         for (text, bytes) in [
             ("", &b""[..]),
             ("YQ", b"a"),
