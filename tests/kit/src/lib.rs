@@ -16,6 +16,7 @@
 //! | [`image`] | images made from Debian's packages, as OCI layouts |
 //! | [`registry`] | Debian's registry in a node, and a scripted one that lies |
 //! | [`audit`] | what is there now and was not before |
+//! | [`script`] | scripted failures, as `fake_cni` takes them |
 //! | [`memory`] | PSS of a process |
 
 pub mod audit;
@@ -30,6 +31,7 @@ pub mod paths;
 pub mod pods;
 pub mod process;
 pub mod registry;
+pub mod script;
 
 pub use audit::Audit;
 pub use daemon::Daemon;
