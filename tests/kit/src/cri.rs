@@ -29,7 +29,8 @@ pub fn channel(socket: &Path) -> Channel {
     ))
 }
 
-/// The services of one socket, with the sequences of calls that kubelet makes.
+/// The services of one socket, with the sequences of calls that kubelet makes. Futures are boxed: the
+/// requests are large, and a test's own future would hold each of them.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// The runtime service.
@@ -65,7 +66,7 @@ impl Client {
             image: Some(image),
             ..Default::default()
         };
-        let answer = self.image.pull_image(request).await;
+        let answer = Box::pin(self.image.pull_image(request)).await;
         Ok(answer
             .with_context(|| format!("pull {reference}"))?
             .into_inner()
@@ -97,9 +98,7 @@ impl Client {
             config: Some(pod.config.clone()),
             runtime_handler,
         };
-        let answer = self
-            .runtime
-            .run_pod_sandbox(request)
+        let answer = Box::pin(self.runtime.run_pod_sandbox(request))
             .await
             .context("RunPodSandbox")?;
         Ok(answer.into_inner().pod_sandbox_id)
@@ -115,9 +114,7 @@ impl Client {
             config: Some(of.config.clone()),
             sandbox_config: Some(pod.config.clone()),
         };
-        let answer = self
-            .runtime
-            .create_container(request)
+        let answer = Box::pin(self.runtime.create_container(request))
             .await
             .context("CreateContainer")?;
         Ok(answer.into_inner().container_id)
@@ -131,8 +128,7 @@ impl Client {
         let request = cri::StartContainerRequest {
             container_id: container_id.to_owned(),
         };
-        self.runtime
-            .start_container(request)
+        Box::pin(self.runtime.start_container(request))
             .await
             .context("StartContainer")?;
         Ok(())
@@ -158,9 +154,7 @@ impl Client {
             container_id,
             verbose: false,
         };
-        let answer = self
-            .runtime
-            .container_status(request)
+        let answer = Box::pin(self.runtime.container_status(request))
             .await
             .context("ContainerStatus")?;
         answer
@@ -179,9 +173,7 @@ impl Client {
             pod_sandbox_id,
             verbose: false,
         };
-        let answer = self
-            .runtime
-            .pod_sandbox_status(request)
+        let answer = Box::pin(self.runtime.pod_sandbox_status(request))
             .await
             .context("PodSandboxStatus")?;
         answer
@@ -232,9 +224,7 @@ impl Client {
             cmd,
             timeout: 30,
         };
-        let answer = self
-            .runtime
-            .exec_sync(request)
+        let answer = Box::pin(self.runtime.exec_sync(request))
             .await
             .context("ExecSync")?
             .into_inner();
@@ -257,8 +247,7 @@ impl Client {
             container_id,
             timeout: grace_seconds,
         };
-        self.runtime
-            .stop_container(request)
+        Box::pin(self.runtime.stop_container(request))
             .await
             .context("StopContainer")?;
         Ok(())
@@ -272,8 +261,7 @@ impl Client {
         let request = cri::RemoveContainerRequest {
             container_id: container_id.to_owned(),
         };
-        self.runtime
-            .remove_container(request)
+        Box::pin(self.runtime.remove_container(request))
             .await
             .context("RemoveContainer")?;
         Ok(())
@@ -288,13 +276,11 @@ impl Client {
         let stop = cri::StopPodSandboxRequest {
             pod_sandbox_id: pod_sandbox_id.clone(),
         };
-        self.runtime
-            .stop_pod_sandbox(stop)
+        Box::pin(self.runtime.stop_pod_sandbox(stop))
             .await
             .context("StopPodSandbox")?;
         let remove = cri::RemovePodSandboxRequest { pod_sandbox_id };
-        self.runtime
-            .remove_pod_sandbox(remove)
+        Box::pin(self.runtime.remove_pod_sandbox(remove))
             .await
             .context("RemovePodSandbox")?;
         Ok(())
@@ -306,9 +292,7 @@ impl Client {
     /// The first one, after all were tried.
     pub async fn remove_all_pods(&mut self) -> Result<()> {
         let request = cri::ListPodSandboxRequest { filter: None };
-        let list = self
-            .runtime
-            .list_pod_sandbox(request)
+        let list = Box::pin(self.runtime.list_pod_sandbox(request))
             .await
             .context("ListPodSandbox")?;
         let mut result = Ok(());

@@ -1,4 +1,5 @@
-//! Makes every test image and lists them: name, kind, digest, config digest, layout.
+//! `kit_images [NAME...]`: makes test images, all of them if none is named, and lists each: name,
+//! digest, config digest, layout.
 
 use std::process::ExitCode;
 
@@ -6,7 +7,20 @@ use longshore_kit::image::{Image, Recipe};
 
 fn main() -> ExitCode {
     let mut failed = false;
-    for recipe in Recipe::ALL {
+    let mut recipes = Vec::new();
+    for name in std::env::args().skip(1) {
+        match Recipe::by_name(&name) {
+            Some(recipe) => recipes.push(recipe),
+            None => {
+                failed = true;
+                eprintln!("{name}: no such image");
+            }
+        }
+    }
+    if recipes.is_empty() && !failed {
+        recipes.extend(Recipe::ALL);
+    }
+    for recipe in recipes {
         match Image::ensure(recipe).and_then(|image| describe(&image)) {
             Ok(line) => println!("{line}"),
             Err(error) => {
