@@ -62,6 +62,13 @@ enum Rank {
 /// Mechanisms that `service` may name: what it subscribes to and what hands out URLs.
 const SEEN_BY_SERVICE: &[&str] = &["events", "streaming"];
 
+/// What the ranks refuse and is right all the same: (from, to, why).
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "cni",
+    "store",
+    "a network intent is a record: synced before its effect by the one function that writes records",
+)];
+
 /// Who may name which part of a crate of ours: (crate, part, modules). A part `*` is the whole crate.
 const FOREIGN: &[(&str, &str, &[&str])] = &[
     ("longshore_proto", "cri", &["app", "service"]),
@@ -72,6 +79,7 @@ const FOREIGN: &[(&str, &str, &[&str])] = &[
 
 /// Every file that may hold `unsafe`: a leaf with one purpose, which says so at its top.
 const UNSAFE_ISLANDS: &[&str] = &[
+    "src/base/readable.rs",
     "shim/src/exec/credentials.rs",
     "shim/src/exec/enter.rs",
     "shim/src/exec/spawn.rs",
@@ -122,7 +130,8 @@ fn rank(module: &str) -> Option<Rank> {
 
 /// Why `from` may not name `to`, if it may not.
 fn refuse(from: &str, to: &str) -> Option<String> {
-    if from == to {
+    let excepted = |(of, named, _why): &(&str, &str, &str)| *of == from && *named == to;
+    if from == to || EXCEPTIONS.iter().any(excepted) {
         return None;
     }
     let (Some(lower), Some(upper)) = (rank(to), rank(from)) else {
@@ -465,8 +474,8 @@ fn modules_name_lower_ranks_only() {
     );
 }
 
-#[test]
-fn modules_have_no_cycle() {
+/// Which top-level module names which.
+fn edges() -> BTreeMap<String, BTreeSet<String>> {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for path in sources("src") {
         let module = module_path(&path);
@@ -651,7 +660,7 @@ fn a_cycle_is_caught() {
 fn unsafe_off_its_island_is_caught() {
     let text = "fn f() { unsafe { g() } }";
     assert_eq!(check_unsafe(Path::new("src/cni/exec.rs"), text).len(), 1);
-    let island = Path::new(UNSAFE_ISLANDS[0]);
+    let island = Path::new("shim/src/exec/enter.rs");
     assert_eq!(check_unsafe(island, text).len(), 1, "without a reason");
     let reasoned = format!("#![allow(unsafe_code, reason = \"x\")]\n{text}");
     assert!(check_unsafe(island, &reasoned).is_empty());
