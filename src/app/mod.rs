@@ -13,8 +13,13 @@ use longshore_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::base::boot;
 use crate::base::tasks::Tasks;
+use crate::cgroup::Hierarchies;
+use crate::cni::{Cni, CniConfig, FallbackBridge};
 use crate::config::{Config, Paths};
+use crate::sandbox::{HostFiles, Sandboxes, SandboxesConfig};
+use crate::service::facts::Facts;
 use crate::service::runtime::Runtime;
 use crate::shutdown::Signals;
 
@@ -26,6 +31,8 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 pub struct App {
     config: Config,
     tasks: Tasks,
+    cni: Cni,
+    sandboxes: Sandboxes,
     _lock: lock::RootLock,
 }
 
@@ -40,11 +47,41 @@ impl App {
         let lock = lock::RootLock::take(&paths.lock())?;
         state_dir::prepare(paths.state())?;
         state_dir::make(&directories(paths))?;
+        let tasks = Tasks::new();
+        let cni = Cni::open(cni_config(&config), &tasks)?;
+        let sandboxes = Sandboxes::open(SandboxesConfig {
+            instance: config.instance.clone(),
+            boot_id: boot::boot_id()?,
+            records: paths.sandboxes(),
+            namespaces: paths.namespaces(),
+            shm: paths.shm(),
+            netns: paths.netns().to_owned(),
+            cni: cni.clone(),
+            cgroups: Hierarchies::detect()?,
+            handlers: config.runtimes.keys().cloned().collect(),
+            inits: None,
+            host: HostFiles::default(),
+            tasks: tasks.clone(),
+        })
+        .await?;
         Ok(Self {
             config,
-            tasks: Tasks::new(),
+            tasks,
+            cni,
+            sandboxes,
             _lock: lock,
         })
+    }
+
+    fn runtime(&self) -> Runtime {
+        Runtime {
+            facts: Facts {
+                config: self.config.clone(),
+                cni: self.cni.clone(),
+            },
+            sandboxes: self.sandboxes.clone(),
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Serves until a signal ends it. Containers live on.
@@ -54,7 +91,7 @@ impl App {
     pub async fn serve(self, signals: Signals) -> Result<(), Box<dyn Error>> {
         let socket = self.config.paths.socket();
         let listener = socket::bind(socket)?;
-        let runtime = RuntimeServiceServer::new(Runtime {})
+        let runtime = RuntimeServiceServer::new(self.runtime())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(usize::MAX);
         tracing::info!(socket = %socket.display(), instance = %self.config.instance, "serving");
@@ -75,6 +112,20 @@ impl App {
             .await?;
         self.tasks.shut_down().await;
         Ok(())
+    }
+}
+
+fn cni_config(config: &Config) -> CniConfig {
+    CniConfig {
+        conf_dir: config.cni.conf_dir.clone(),
+        bin_dirs: config.cni.bin_dirs.clone(),
+        fallback: config.cni.fallback.as_ref().map(|fallback| FallbackBridge {
+            bridge: fallback.bridge.clone(),
+            subnet: fallback.subnet,
+            prefix: fallback.prefix,
+        }),
+        intents: config.paths.network(),
+        timeout: config.cni.timeout,
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod convert;
 pub mod detach;
+pub mod facts;
 pub mod runtime;
 pub mod status;

@@ -7,17 +7,26 @@ use longshore_proto::cri::v1::runtime_service_server::RuntimeService;
 use longshore_proto::cri::v1::*;
 use tonic::{Request, Response, Status};
 
+use super::convert::{BadRequest, sandbox as pods};
+use super::detach::detached;
+use super::facts::Facts;
 use super::status::not_yet;
+use crate::base::tasks::Tasks;
+use crate::sandbox::Sandboxes;
 
 /// The answer of a streaming RPC.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The version of the CRI that `VersionResponse.version` names; kubelet asks for this one.
-const KUBELET_API_VERSION: &str = "0.1.0";
-
 /// The runtime half of the CRI.
 #[derive(Debug)]
-pub struct Runtime {}
+pub struct Runtime {
+    /// What the node and the daemon are.
+    pub facts: Facts,
+    /// Pod sandboxes.
+    pub sandboxes: Sandboxes,
+    /// Owns the calls.
+    pub tasks: Tasks,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -28,19 +37,21 @@ fn reply<T>(message: T) -> Answer<T> {
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
     async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
-        reply(VersionResponse {
-            version: KUBELET_API_VERSION.to_owned(),
-            runtime_name: "longshore".to_owned(),
-            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
-            runtime_api_version: "v1".to_owned(),
-        })
+        reply(self.facts.version())
     }
 
     async fn run_pod_sandbox(
         &self,
-        _: Request<RunPodSandboxRequest>,
+        request: Request<RunPodSandboxRequest>,
     ) -> Answer<RunPodSandboxResponse> {
-        not_yet("RunPodSandbox")
+        let request = request.into_inner();
+        let config = request.config.ok_or(BadRequest::Missing("config"))?;
+        let config = pods::config(config, request.runtime_handler)?;
+        let sandboxes = self.sandboxes.clone();
+        let id = detached(&self.tasks, async move { Ok(sandboxes.run(config).await?) }).await?;
+        reply(RunPodSandboxResponse {
+            pod_sandbox_id: id.into(),
+        })
     }
 
     async fn stop_pod_sandbox(
@@ -59,16 +70,21 @@ impl RuntimeService for Runtime {
 
     async fn pod_sandbox_status(
         &self,
-        _: Request<PodSandboxStatusRequest>,
+        request: Request<PodSandboxStatusRequest>,
     ) -> Answer<PodSandboxStatusResponse> {
-        not_yet("PodSandboxStatus")
+        let request = request.into_inner();
+        let view = self.sandboxes.get(&request.pod_sandbox_id)?.view();
+        reply(pods::status_reply(&view, request.verbose))
     }
 
     async fn list_pod_sandbox(
         &self,
-        _: Request<ListPodSandboxRequest>,
+        request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        not_yet("ListPodSandbox")
+        let filter = request.into_inner().filter;
+        reply(ListPodSandboxResponse {
+            items: pods::items(filter.as_ref(), &self.sandboxes.list()),
+        })
     }
 
     type StreamPodSandboxesStream = Answers<StreamPodSandboxesResponse>;
@@ -209,13 +225,15 @@ impl RuntimeService for Runtime {
 
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        not_yet("UpdateRuntimeConfig")
+        self.facts
+            .note_pod_cidr(request.into_inner().runtime_config);
+        reply(UpdateRuntimeConfigResponse {})
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
-        not_yet("Status")
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        reply(self.facts.status(request.into_inner().verbose).await)
     }
 
     async fn checkpoint_container(
@@ -272,7 +290,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<RuntimeConfigRequest>,
     ) -> Answer<RuntimeConfigResponse> {
-        not_yet("RuntimeConfig")
+        reply(self.facts.runtime_config())
     }
 
     async fn update_pod_sandbox_resources(

@@ -55,3 +55,13 @@ fn hashed(map: &BTreeMap<String, String>) -> HashMap<String, String> {
 fn int(value: Option<v1::Int64Value>) -> Option<i64> {
     value.map(|wrapped| wrapped.value)
 }
+
+/// The map of a verbose answer: one JSON text under the key `info`, which is
+/// where crictl looks. Empty unless asked for.
+fn info(verbose: bool, value: impl FnOnce() -> serde_json::Value) -> HashMap<String, String> {
+    if verbose {
+        HashMap::from([("info".to_owned(), value().to_string())])
+    } else {
+        HashMap::new()
+    }
+}

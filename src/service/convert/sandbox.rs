@@ -1,9 +1,11 @@
 //! Sandboxes: `PodSandboxConfig` in, `PodSandbox` and `PodSandboxStatus` out.
 
+use std::sync::Arc;
+
 use longshore_proto::cri::v1;
 
 use super::filter::{id_matches, labels_match};
-use super::{BadRequest, bad, hashed, known, sorted};
+use super::{BadRequest, bad, hashed, info, known, sorted};
 use crate::sandbox::model::{
     DnsConfig, IdMapping, NamespaceMode, NamespaceOptions, PortMapping, Protocol, Resources,
     SandboxConfig, SandboxMetadata, SecurityProfile, SelinuxOptions, UserNamespace,
@@ -408,6 +410,30 @@ pub fn passes(filter: Option<&v1::PodSandboxFilter>, view: &SandboxView) -> bool
                 .is_none_or(|asked| asked.state == state_out(view) as i32)
             && labels_match(&filter.label_selector, &view.config.labels)
     })
+}
+
+/// The answer of ListPodSandbox: newest first, as the domain lists them.
+#[must_use]
+pub fn items(
+    filter: Option<&v1::PodSandboxFilter>,
+    views: &[Arc<SandboxView>],
+) -> Vec<v1::PodSandbox> {
+    let views = views
+        .iter()
+        .filter(|view| is_listed(view) && passes(filter, view));
+    views.map(|view| item(view)).collect()
+}
+
+/// The answer of PodSandboxStatus. The timestamp stays 0: it is for answers
+/// that carry container statuses.
+#[must_use]
+pub fn status_reply(view: &SandboxView, verbose: bool) -> v1::PodSandboxStatusResponse {
+    v1::PodSandboxStatusResponse {
+        status: Some(status(view)),
+        info: info(verbose, || view.info()),
+        containers_statuses: Vec::new(),
+        timestamp: 0,
+    }
 }
 
 #[cfg(test)]
