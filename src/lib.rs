@@ -29,6 +29,8 @@ pub mod netns;
 
 pub mod cgroup;
 
+pub mod registry;
+
 pub mod store;
 
 pub mod config;
