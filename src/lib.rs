@@ -23,6 +23,8 @@ pub mod container;
 
 pub mod sandbox;
 
+pub mod image;
+
 pub mod cni;
 
 pub mod netns;

@@ -168,6 +168,12 @@ impl From<Digest> for ImageId {
     }
 }
 
+impl From<ImageId> for Digest {
+    fn from(image: ImageId) -> Self {
+        Self(image.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

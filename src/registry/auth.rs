@@ -206,7 +206,9 @@ impl Asker<'_> {
             Credentials::Basic { username, password } => {
                 self.client.get(url).basic_auth(username, Some(password))
             }
-            _ => self.client.get(url),
+            Credentials::Anonymous
+            | Credentials::IdentityToken(_)
+            | Credentials::RegistryToken(_) => self.client.get(url),
         }
     }
 }
