@@ -5,8 +5,10 @@
     reason = "a test fails by panicking"
 )]
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use longshore_snapshotter::contract::{Bench, CHECKS, Tarball};
 use longshore_snapshotter::{
@@ -81,6 +83,64 @@ fn keeps_the_contract_with_user_attributes() {
     if root_or_skip("keeps_the_contract_with_user_attributes") {
         contract(true);
     }
+}
+
+/// Set in the process that runs in a user namespace.
+const INSIDE: &str = "SNAPSHOTTER_IN_USER_NAMESPACE";
+
+/// The contract again, by a process that is root only in a user namespace of its own.
+#[test]
+fn keeps_the_contract_in_a_user_namespace() {
+    if std::env::var_os(INSIDE).is_some() {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+        assert!(
+            !map.contains("4294967295"),
+            "this is the initial user namespace: {map}"
+        );
+        return contract(true);
+    }
+    if !root_or_skip("keeps_the_contract_in_a_user_namespace") {
+        return;
+    }
+    let mut child = Command::new("unshare")
+        .args([
+            "--user",
+            "--mount",
+            "sh",
+            "-c",
+            "echo ready; read go; exec \"$@\"",
+            "sh",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "keeps_the_contract_in_a_user_namespace",
+            "--nocapture",
+        ])
+        .env(INSIDE, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    text.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{}/{map}", child.id()), "0 0 400000").unwrap();
+    }
+    // It becomes root of its namespace by the exec that follows.
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut rest = String::new();
+    text.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success(), "{rest}");
+    assert!(rest.contains("contract: "), "it did not run: {rest}");
+    println!(
+        "in a user namespace: {}",
+        rest.lines()
+            .find(|line| line.contains("contract: "))
+            .unwrap()
+    );
 }
 
 #[test]

@@ -246,6 +246,16 @@ fn links(outside: &[u8]) -> Vec<Case> {
             to(outside).file("s/escaped", b"x"),
         ),
         case(
+            "file in a directory through an absolute link",
+            contained,
+            to(outside).file("s/dir/escaped", b"x"),
+        ),
+        case(
+            "file over a file through an absolute link",
+            contained,
+            to(outside).file("s/dir/file", b"overwritten"),
+        ),
+        case(
             "file through a relative link",
             contained,
             to(&[&up, outside].concat()).file("s/escaped", b"x"),
