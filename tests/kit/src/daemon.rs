@@ -96,7 +96,10 @@ impl<'a> Daemon<'a> {
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
         let mut table = Table::new();
         table.insert("instance".to_owned(), Value::String(self.instance.clone()));
-        table.insert("log_level".to_owned(), Value::String("debug".to_owned()));
+        table.insert(
+            "log_level".to_owned(),
+            Value::String("info,longshore=debug".to_owned()),
+        );
         // Without a static shim the daemon looks beside its own binary.
         if let Ok(shim) = paths::shim() {
             table.insert("shim".to_owned(), text(&shim));
@@ -161,10 +164,23 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     /// When it does not run or does not end.
-    pub fn terminate(&mut self) -> Result<ExitStatus> {
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
         let mut process = self.process.take().context("the daemon does not run")?;
         process.signal(Signal::SIGTERM)?;
-        process.wait(END)
+        // The test's own clients have to hear the farewell, so their runtime must not be blocked.
+        let deadline = Instant::now() + END;
+        loop {
+            if let Some(status) = process.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "the daemon still runs {END:?} after SIGTERM\n{}",
+                    self.log()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Sends any signal to it, such as SIGHUP.

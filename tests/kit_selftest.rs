@@ -1,0 +1,56 @@
+//! The kit against the real daemon: what every node test relies on.
+#![expect(clippy::unwrap_used, reason = "a test: a panic is its verdict")]
+
+use longshore_kit::crictl::Crictl;
+use longshore_kit::{Daemon, Node, paths, skip};
+
+/// The daemon needs the static shim, which cargo alone does not build.
+fn ready(test: &str) -> bool {
+    let missing = paths::shim().and(paths::crictl()).err();
+    if let Some(error) = &missing {
+        skip(test, &format!("{error:#}"));
+    }
+    missing.is_none()
+}
+
+#[tokio::test]
+async fn a_daemon_starts_is_killed_comes_back_and_ends() {
+    if !ready("a_daemon_starts_is_killed_comes_back_and_ends") {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let mut daemon = Daemon::start(&node, "").await.unwrap();
+    let version = Crictl::new(&daemon).unwrap().run(&["version"]).unwrap();
+    assert!(version.contains("RuntimeName:  longshore"), "{version}");
+    let first = daemon.pid().unwrap();
+    daemon.kill9().unwrap();
+    daemon.restart().await.unwrap();
+    assert_ne!(daemon.pid().unwrap(), first);
+    assert!(
+        daemon.terminate().await.unwrap().success(),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[tokio::test]
+async fn a_bad_configuration_ends_the_start_with_the_log() {
+    if !ready("a_bad_configuration_ends_the_start_with_the_log") {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let error = Daemon::start(&node, "no_such_key = 1").await.unwrap_err();
+    assert!(format!("{error:#}").contains("no_such_key"), "{error:#}");
+}
+
+#[tokio::test]
+async fn two_daemons_share_a_node() {
+    if !ready("two_daemons_share_a_node") {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let one = Daemon::start_named(&node, "a", "").await.unwrap();
+    let two = Daemon::start_named(&node, "b", "").await.unwrap();
+    assert_ne!(one.instance(), two.instance());
+    assert_ne!(one.pid(), two.pid());
+}
