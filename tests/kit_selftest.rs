@@ -1,5 +1,4 @@
 //! The kit against the real daemon: what every node test relies on.
-#![expect(clippy::unwrap_used, reason = "a test: a panic is its verdict")]
 
 use longshore_kit::crictl::Crictl;
 use longshore_kit::{Daemon, Node, paths, skip};
