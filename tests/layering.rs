@@ -93,6 +93,7 @@ const UNSAFE_ISLANDS: &[&str] = &[
     "shim/src/exec/terminal.rs",
     "shim/src/io/pty.rs",
     "shim/src/io/thread.rs",
+    "shim/src/sys.rs",
     "tests/kit/src/node/enter.rs",
 ];
 

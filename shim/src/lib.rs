@@ -12,6 +12,15 @@
 //!     reaper oom exit_record cgroup
 //! ```
 
+pub mod cgroup;
+pub mod error;
 pub mod exec;
+pub mod exit_record;
 pub mod io;
+pub mod link;
+pub mod oom;
+pub mod reaper;
+pub mod rootfs;
 pub mod seccomp;
+pub mod state;
+pub mod sys;
