@@ -334,12 +334,6 @@ fn set_descriptors(plan: &Plan<'_>) -> Result<(), Failure> {
         // SAFETY: integers only; the target numbers are this process' own.
         check(step, unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
     }
-    if plan.tty {
-        // Of the group that the devpts was mounted with, as getpt(3) would.
-        let (uid, same) = (plan.context.credentials.uid, libc::gid_t::MAX);
-        // SAFETY: integers only.
-        check(Step::TtyOwner, unsafe { libc::fchown(0, uid, same) }.into())?;
-    }
     // SAFETY: integers only.
     check(step, unsafe {
         libc::syscall(

@@ -80,6 +80,11 @@ impl<'a> Plan<'a> {
         let (stdio, master) = if request.tty {
             let root = open_root(context.pid).map_err(|e| ExecError::new(Step::Pty, e))?;
             let pty = terminal::allocate(root.as_fd())?;
+            // Its group stays the devpts'. Not left to the child: an inode
+            // that the host's root made is nobody's to change in a user
+            // namespace.
+            fchown(&pty.slave, Some(Uid::from_raw(context.owner.0)), None)
+                .map_err(|e| ExecError::new(Step::TtyOwner, e))?;
             (on_terminal(&pty.slave)?, Some(pty.master))
         } else {
             (on_pipes(descriptors, context.owner)?, None)

@@ -39,11 +39,7 @@ pub fn spawn(
     descriptors: Descriptors,
 ) -> Result<Spawned, ExecError> {
     let (plan, pty_master) = Plan::new(context, request, descriptors)?;
-    let (status, child_status) =
-        pipe2(OFlag::O_CLOEXEC).map_err(|e| ExecError::new(Step::Fork, e))?;
-    // Above 2, where the child puts its stdio.
-    let child_status = enter::duplicate_above(child_status.as_fd(), 3)
-        .map_err(|e| ExecError::new(Step::Fork, e))?;
+    let (status, child_status) = status_pipe().map_err(|e| ExecError::new(Step::Fork, e))?;
     let outer =
         enter::fork(&plan, child_status.as_fd()).map_err(|e| ExecError::new(Step::Fork, e))?;
     // The ends of the child: what is read must end when the child's do.
@@ -85,6 +81,13 @@ pub fn spawn(
         reap(pid, 0);
     }
     Err(failure)
+}
+
+/// (read, write), the latter above 2, where the child puts its stdio.
+fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let write = enter::duplicate_above(write.as_fd(), 3)?;
+    Ok((read, write))
 }
 
 /// What the children wrote to the status pipe until all ends were closed.
