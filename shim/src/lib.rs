@@ -13,6 +13,7 @@
 //! ```
 
 pub mod cgroup;
+pub mod create;
 pub mod error;
 pub mod exec;
 pub mod exit_record;
