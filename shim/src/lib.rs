@@ -12,14 +12,19 @@
 //!     reaper oom exit_record cgroup
 //! ```
 
+pub mod arguments;
+pub mod bootstrap;
 pub mod cgroup;
 pub mod create;
+pub mod driver;
 pub mod error;
 pub mod exec;
 pub mod exit_record;
+pub mod init;
 pub mod io;
 pub mod link;
 pub mod oom;
+pub mod pin;
 pub mod reaper;
 pub mod rootfs;
 pub mod seccomp;

@@ -98,6 +98,8 @@ show rm "$container"
 show stopp "$pod"
 show rmp "$pod"
 show rmi "$image"
+# The parent cgroup is the kubelet's to make and to remove: here, ours.
+find /sys/fs/cgroup -mindepth 2 -maxdepth 2 -type d -name "$name" -exec rmdir {} +
 "$KIT/kit_audit" after "$dir/logs/audit.json"
 kill "$daemon_pid"
 wait "$daemon_pid" || { echo "demo: the daemon ended with $?" >&2; exit 1; }

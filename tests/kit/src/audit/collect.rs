@@ -38,9 +38,7 @@ pub(super) fn everything(scope: &Scope<'_>) -> Result<BTreeSet<Item>> {
 fn outside(scope: &Scope<'_>, items: &mut BTreeSet<Item>) {
     let marks: Vec<&str> = scope.marks.iter().map(String::as_str).collect();
     let marked = |text: &str| marks.iter().any(|mark| text.contains(mark));
-    // The pods' parent is the kubelet's to make, and so the kit's.
-    let leaked = |path: &str| marked(path) && !marks.contains(&path);
-    for cgroup in crate::cgroup::find(leaked) {
+    for cgroup in crate::cgroup::find(marked) {
         add(items, Kind::Cgroup, cgroup.display());
     }
     for process in sweep::processes(&marks, Some(scope.namespaces)) {
