@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_snapshotter::LayerId;
 use tokio::sync::mpsc;
 
 use crate::base::clock;
@@ -18,7 +19,7 @@ use super::create::Order;
 use super::driver::{self, Request};
 use super::error::{ContainerError, CreateError, LookupError, StepError};
 use super::model::ContainerConfig;
-use super::ports::{LayerName, Task};
+use super::ports::Task;
 use super::recover;
 use super::state::{Ask, Phase};
 use super::table::{Name, Table, difference};
@@ -252,7 +253,7 @@ impl Containers {
 
     /// Layers that a container needs, also one that is being created.
     #[must_use]
-    pub fn layers_in_use(&self) -> Vec<LayerName> {
+    pub fn layers_in_use(&self) -> Vec<LayerId> {
         let all = self.world.table.all();
         let mut layers: Vec<_> = all
             .iter()

@@ -53,6 +53,8 @@ pub(super) struct Made {
 struct Plan {
     record: ContainerRecord,
     spec: Spec,
+    /// Keeps the image's layers until the published record names them.
+    hold: Arc<dyn std::fmt::Debug + Send + Sync>,
 }
 
 /// Creates the container; `publish` is told each stage and, once there is one,
@@ -116,10 +118,15 @@ async fn steps(
     let plan = world
         .tasks
         .spawn_blocking(move || plan(&job, &wanted, &view));
-    let Plan { mut record, spec } = plan.await??;
+    let Plan {
+        mut record,
+        spec,
+        hold,
+    } = plan.await??;
     note(Stage::Seccomp, None);
     let seccomp = seccomp(world, &order.config, &spec).await?;
     note(Stage::Record, Some(&record));
+    drop(hold);
     write(world, &record, &spec)?;
     note(Stage::Prepare, None);
     let (task, rootfs) = prepare(world, &record).await?;
@@ -170,6 +177,7 @@ fn plan(world: &World, order: &Order, view: &SandboxView) -> Result<Plan, StepEr
         target_pid_ns: target(world, order)?,
     })?;
     let stop_signal = config.image_stop_signal(&image);
+    let hold = image.hold;
     let record = ContainerRecord {
         id: order.id.clone(),
         sandbox_id: order.pod.clone(),
@@ -186,7 +194,7 @@ fn plan(world: &World, order: &Order, view: &SandboxView) -> Result<Plan, StepEr
         created: false,
         exit: None,
     };
-    Ok(Plan { record, spec })
+    Ok(Plan { record, spec, hold })
 }
 
 impl ContainerConfig {
@@ -296,14 +304,14 @@ async fn prepare(
 }
 
 /// Who owns the root directory of the snapshot: root inside.
-fn root_owner(record: &ContainerRecord) -> (u32, u32) {
+fn root_owner(record: &ContainerRecord) -> Option<(u32, u32)> {
     record
         .config
         .security
         .namespaces
         .user
         .as_ref()
-        .map_or((0, 0), |user| (user.uid.host_id, user.gid.host_id))
+        .map(|user| (user.uid.host_id, user.gid.host_id))
 }
 
 /// 0711: a mapped root passes through it, and lists nothing.

@@ -1,10 +1,10 @@
 //! The task that owns one container.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::base::chain::{Chain, chain};
 use crate::base::clock;
@@ -14,7 +14,7 @@ use crate::store::Durability;
 
 use super::create::{self, Order};
 use super::error::ContainerError;
-use super::ports::{Task, TaskEnd};
+use super::ports::{Task, TaskEnd, Work};
 use super::record::{ContainerRecord, parse_exit};
 use super::state::{Ask, Denied, Exit, Phase, Verdict, accept};
 use super::teardown;
@@ -47,7 +47,7 @@ pub(super) struct Driver {
     pub(super) view: ContainerView,
     pub(super) record: ContainerRecord,
     pub(super) task: Option<Arc<dyn Task>>,
-    ended: Option<watch::Receiver<Option<TaskEnd>>>,
+    ended: Option<Ending>,
     pub(super) kills: u32,
 }
 
@@ -104,7 +104,7 @@ impl Driver {
         record: ContainerRecord,
         task: Option<Arc<dyn Task>>,
     ) -> Self {
-        let ended = task.as_ref().map(|task| task.ended());
+        let ended = task.as_ref().map(|task| Ending(Mutex::new(task.ended())));
         Self {
             world,
             owner,
@@ -350,13 +350,21 @@ fn answered<T>(reply: Reply<T>, answer: Result<T, ContainerError>) {
     }
 }
 
-async fn ended(end: &mut Option<watch::Receiver<Option<TaskEnd>>>) -> TaskEnd {
+/// The end of the task, once it comes.
+///
+/// The lock is never taken: it makes the future `Sync`, which its owner is.
+struct Ending(Mutex<Work<'static, TaskEnd>>);
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ending")
+    }
+}
+
+/// Dropping the future loses nothing.
+async fn ended(end: &mut Option<Ending>) -> TaskEnd {
     match end {
-        // A closed channel is a lost connection.
-        Some(end) => match end.wait_for(Option::is_some).await {
-            Ok(end) => end.clone().unwrap_or(TaskEnd::Lost),
-            Err(_) => TaskEnd::Lost,
-        },
+        Some(Ending(end)) => end.get_mut().unwrap_or_else(PoisonError::into_inner).await,
         None => std::future::pending().await,
     }
 }

@@ -11,8 +11,6 @@ use super::state::Ask;
 
 /// CRI: "output exceeding 16 MiB is discarded", per stream.
 const OUTPUT_BYTES: usize = 16 << 20;
-/// How long a grandchild that holds the pipe may keep the answer back.
-const DRAIN: Duration = Duration::from_secs(2);
 
 impl Containers {
     /// Runs a command in a running container, to its end. `timeout` 0: no limit.
@@ -38,7 +36,6 @@ impl Containers {
         let limits = ExecLimits {
             timeout: (!timeout.is_zero()).then_some(timeout),
             output_bytes: OUTPUT_BYTES,
-            drain: DRAIN,
         };
         match task.exec_sync(&cmd, limits).await {
             Ok(output) => Ok(output),

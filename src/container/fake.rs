@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use longshore_snapshotter::LayerId;
 use tokio::sync::watch;
 
 use super::model::{ContainerConfig, ContainerMetadata, ImageSpec, SecurityContext};
@@ -69,7 +70,7 @@ pub(super) fn record() -> ContainerRecord {
         image_id: format!("sha256:{}", "1".repeat(64)).parse().unwrap(),
         image_ref: "busybox@sha256:1".into(),
         image_name: "busybox:latest".into(),
-        layers: vec!["l1".into()],
+        layers: vec!["11".repeat(32).parse().unwrap()],
         created_at: 5,
         cgroup: CgroupPath::new("/longshore-unit/none").unwrap(),
         log_path: None,
@@ -206,8 +207,14 @@ impl Task for FakeTask {
         Box::pin(async move { self.fails("collect") })
     }
 
-    fn ended(&self) -> watch::Receiver<Option<TaskEnd>> {
-        self.end.subscribe()
+    fn ended(&self) -> Work<'static, TaskEnd> {
+        let mut end = self.end.subscribe();
+        Box::pin(async move {
+            let end = end.wait_for(Option::is_some).await;
+            end.ok()
+                .and_then(|end| end.clone())
+                .unwrap_or(TaskEnd::Lost)
+        })
     }
 }
 
@@ -376,12 +383,18 @@ impl Images for Below {
             name: record.image_name,
             layers: record.layers,
             config: Arc::default(),
+            hold: Arc::new(()),
         }))
     }
 }
 
 impl Snapshots for Below {
-    fn prepare(&self, id: &ContainerId, _: &[LayerName], _: (u32, u32)) -> Result<Rootfs, Cause> {
+    fn prepare(
+        &self,
+        id: &ContainerId,
+        _: &[LayerId],
+        _: Option<(u32, u32)>,
+    ) -> Result<Rootfs, Cause> {
         fails(&self.script, "prepare")?;
         self.snapshots.lock().unwrap().push(id.clone());
         Ok(Rootfs::default())
@@ -393,7 +406,7 @@ impl Snapshots for Below {
         Ok(())
     }
 
-    fn read_file(&self, _: &[LayerName], _: &str) -> Result<Option<Vec<u8>>, Cause> {
+    fn read_file(&self, _: &[LayerId], _: &str) -> Result<Option<Vec<u8>>, Cause> {
         Ok(None)
     }
 }

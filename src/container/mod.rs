@@ -20,6 +20,7 @@
 //! the daemon died, or it is removed. Layers below are reached through
 //! [`ports`].
 
+mod below;
 mod containers;
 mod create;
 mod driver;

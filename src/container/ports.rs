@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use longshore_snapshotter::LayerId;
 
 use crate::base::id::{ContainerId, ImageId, SandboxId};
 use crate::sandbox::{LookupError as PodLookupError, SandboxError, SandboxView};
@@ -19,9 +19,6 @@ use crate::sandbox::{LookupError as PodLookupError, SandboxError, SandboxView};
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Why a layer below failed.
 pub type Cause = Box<dyn Error + Send + Sync>;
-
-/// The name of a stored layer, as the snapshotter writes it.
-pub type LayerName = String;
 
 /// An image, as far as containers are concerned.
 #[derive(Debug, Clone)]
@@ -33,9 +30,11 @@ pub struct ImageView {
     /// A tag that a user knows, else the reference.
     pub name: String,
     /// Layers, bottom to top.
-    pub layers: Vec<LayerName>,
+    pub layers: Vec<LayerId>,
     /// OCI image-spec, config.md.
     pub config: Arc<oci_spec::image::ImageConfiguration>,
+    /// Keeps the layers from garbage collection while it lives.
+    pub hold: Arc<dyn fmt::Debug + Send + Sync>,
 }
 
 /// Looks images up.
@@ -64,15 +63,16 @@ pub struct Rootfs {
 
 /// Makes and removes writable snapshots. Blocks.
 pub trait Snapshots: fmt::Debug + Send + Sync {
-    /// A snapshot named after the container. `root` owns its top directory.
+    /// A snapshot named after the container. `root` owns its top
+    /// directory, where the pod has a user namespace.
     ///
     /// # Errors
     /// A missing layer, a snapshot of this name, an I/O error.
     fn prepare(
         &self,
         id: &ContainerId,
-        layers: &[LayerName],
-        root: (u32, u32),
+        layers: &[LayerId],
+        root: Option<(u32, u32)>,
     ) -> Result<Rootfs, Cause>;
 
     /// Removes it. None is success.
@@ -85,7 +85,7 @@ pub trait Snapshots: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// No regular file, one that is too large, an I/O error.
-    fn read_file(&self, layers: &[LayerName], path: &str) -> Result<Option<Vec<u8>>, Cause>;
+    fn read_file(&self, layers: &[LayerId], path: &str) -> Result<Option<Vec<u8>>, Cause>;
 }
 
 /// Looks pods up, stops and removes them.
@@ -195,10 +195,10 @@ pub struct TaskState {
 pub struct ExecLimits {
     /// Longest run; `None`: no limit.
     pub timeout: Option<Duration>,
-    /// Bytes kept of each stream; more is read and dropped.
+    /// Bytes kept of each stream; more is read and dropped. How long the
+    /// streams may stay open once the command ended (a grandchild may hold
+    /// them) is the runtime's to bound.
     pub output_bytes: usize,
-    /// How long streams may stay open after the process ended (grandchildren).
-    pub drain: Duration,
 }
 
 /// What a command printed and answered.
@@ -268,8 +268,8 @@ pub trait Task: fmt::Debug + Send + Sync {
     fn state(&self) -> Work<'_, Result<TaskState, RuntimeError>>;
     /// The exit was recorded: clean up and end.
     fn collect(&self) -> Work<'_, Result<(), RuntimeError>>;
-    /// Set once, when the task ends.
-    fn ended(&self) -> watch::Receiver<Option<TaskEnd>>;
+    /// Resolves when the task ends, at once if it has.
+    fn ended(&self) -> Work<'static, TaskEnd>;
 }
 
 /// Runs containers.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use longshore_snapshotter::LayerId;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ContainerId, ImageId, SandboxId};
@@ -9,7 +10,7 @@ use crate::cgroup::CgroupPath;
 use crate::store::Record;
 
 use super::model::ContainerConfig;
-use super::ports::{LayerName, TaskExit};
+use super::ports::TaskExit;
 use super::spec::ResolvedUser;
 use super::state::Exit;
 
@@ -29,7 +30,7 @@ pub(super) struct ContainerRecord {
     /// Tag of the image.
     pub image_name: String,
     /// Layers of the image, bottom to top: kept while this exists.
-    pub layers: Vec<LayerName>,
+    pub layers: Vec<LayerId>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// Its cgroup.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use longshore_snapshotter::LayerId;
+
 use crate::base::driver::Handle;
 use crate::base::id::{ContainerId, SandboxId};
 
 use super::driver::Request;
 use super::error::CreateError;
 use super::model::ContainerConfig;
-use super::ports::LayerName;
 use super::record::ContainerRecord;
 use super::spec::ResolvedUser;
 use super::state::{Phase, Stage, Stop};
@@ -45,7 +46,7 @@ pub struct ContainerView {
     /// A tag of its image, for people.
     pub image_name: String,
     /// Layers of its image, bottom to top.
-    pub layers: Vec<LayerName>,
+    pub layers: Vec<LayerId>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// Full path of its log; `None`: no log.
