@@ -30,7 +30,7 @@ use super::files::is_shm;
 use super::init;
 use super::record::{Recorded, SandboxRecord};
 use super::state::{Phase, Reason, Resources};
-use super::teardown::unpin_all;
+use super::teardown::{rmdir, unpin_all};
 
 /// The sandboxes to go on with, and how.
 pub(super) async fn recover(env: &Arc<Env>) -> Result<Vec<(SandboxRecord, Start)>, OpenError> {
@@ -229,7 +229,10 @@ fn sweep_cgroups(env: &Env, id: &SandboxId, failures: &mut Failures) {
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let own = CgroupPath::new(&format!("/longshore-{}", env.layout.instance));
-    let Some(pod) = failures.step("name cgroup", own.and_then(|own| own.child(id.as_str()))) else {
+    let Some(own) = failures.step("name cgroup", own) else {
+        return;
+    };
+    let Some(pod) = failures.step("name cgroup", own.child(id.as_str())) else {
         return;
     };
     if let Some(group) = failures.step("name cgroup", env.layout.init_cgroup(id, &pod)) {
@@ -239,6 +242,9 @@ fn sweep_cgroups(env: &Env, id: &SandboxId, failures: &mut Failures) {
     match env.cgroups.is_empty(&pod) {
         Ok(true) => {
             failures.step("remove cgroup", env.cgroups.remove(&pod));
+            for dir in env.cgroups.dirs(&own) {
+                failures.step("remove our cgroup", rmdir(&dir, 1));
+            }
         }
         Ok(false) => tracing::warn!(cgroup = %pod, "has processes, stays"),
         Err(error) => {

@@ -109,7 +109,8 @@ fn with_instance(cgroups: &Hierarchies, env: &Env, record: &SandboxRecord) -> Ve
     dirs
 }
 
-fn rmdir(dir: &Path, tries: u32) -> std::io::Result<()> {
+/// Removes an empty cgroup; one that is in use after `tries` stays.
+pub(super) fn rmdir(dir: &Path, tries: u32) -> std::io::Result<()> {
     let mut left = tries;
     loop {
         left = left.saturating_sub(1);
