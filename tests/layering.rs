@@ -78,7 +78,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 
 /// Who may name which part of a crate of ours: (crate, part, modules). A part `*` is the whole crate.
 const FOREIGN: &[(&str, &str, &[&str])] = &[
-    ("longshore_proto", "cri", &["app", "service"]),
+    ("longshore_proto", "cri", &["app", "cli", "service"]),
     ("longshore_proto", "admin", &["app", "cli", "service"]),
     ("longshore_proto", "shim", &["shimlink"]),
     ("longshore_snapshotter", "*", &["app", "container", "image"]),

@@ -8,8 +8,12 @@ mod socket;
 mod state_dir;
 
 use std::error::Error;
+use std::sync::Arc;
 
+use longshore_proto::admin::v1::admin_server::AdminServer;
+use longshore_proto::cri::v1::image_service_server::ImageServiceServer;
 use longshore_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
+use longshore_snapshotter::{OverlayConfig, OverlaySnapshotter, Snapshotter};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -18,8 +22,11 @@ use crate::base::tasks::Tasks;
 use crate::cgroup::Hierarchies;
 use crate::cni::{Cni, CniConfig, FallbackBridge};
 use crate::config::{Config, Paths};
+use crate::image::{Images, ImagesConfig};
 use crate::sandbox::{HostFiles, Sandboxes, SandboxesConfig};
+use crate::service::admin::AdminRpcs;
 use crate::service::facts::Facts;
+use crate::service::image::ImageRpcs;
 use crate::service::runtime::Runtime;
 use crate::shutdown::Signals;
 
@@ -32,6 +39,7 @@ pub struct App {
     config: Config,
     tasks: Tasks,
     cni: Cni,
+    images: Images,
     sandboxes: Sandboxes,
     _lock: lock::RootLock,
 }
@@ -49,6 +57,7 @@ impl App {
         state_dir::make(&directories(paths))?;
         let tasks = Tasks::new();
         let cni = Cni::open(cni_config(&config), &tasks)?;
+        let images = open_images(&config, &tasks)?;
         let sandboxes = Sandboxes::open(SandboxesConfig {
             instance: config.instance.clone(),
             boot_id: boot::boot_id()?,
@@ -68,6 +77,7 @@ impl App {
             config,
             tasks,
             cni,
+            images,
             sandboxes,
             _lock: lock,
         })
@@ -94,6 +104,14 @@ impl App {
         let runtime = RuntimeServiceServer::new(self.runtime())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(usize::MAX);
+        let images = ImageServiceServer::new(ImageRpcs {
+            images: self.images.clone(),
+        })
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(usize::MAX);
+        let admin = AdminServer::new(AdminRpcs {
+            images: self.images.clone(),
+        });
         tracing::info!(socket = %socket.display(), instance = %self.config.instance, "serving");
         tell(&[sd_notify::NotifyState::Ready]);
         let stop = self.tasks.stopping();
@@ -105,6 +123,8 @@ impl App {
         let stopped = self.tasks.stopping();
         Server::builder()
             .add_service(runtime)
+            .add_service(images)
+            .add_service(admin)
             .serve_with_incoming_shutdown(
                 UnixListenerStream::new(listener),
                 stopped.cancelled_owned(),
@@ -113,6 +133,22 @@ impl App {
         self.tasks.shut_down().await;
         Ok(())
     }
+}
+
+/// Layers and the images made of them. Garbage is collected once the roots of
+/// the containers are registered.
+fn open_images(config: &Config, tasks: &Tasks) -> Result<Images, Box<dyn Error>> {
+    let paths = &config.paths;
+    let snapshotter: Arc<dyn Snapshotter> = Arc::new(OverlaySnapshotter::open(
+        OverlayConfig::new(paths.layers(), paths.staging(), paths.containers()),
+    )?);
+    let images = ImagesConfig {
+        records: paths.images(),
+        layers: paths.layers(),
+        staging: paths.staging(),
+        settings: config.images.clone(),
+    };
+    Ok(Images::open(images, snapshotter, tasks.clone())?)
 }
 
 fn cni_config(config: &Config) -> CniConfig {

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod client;
 mod config;
+mod image;
 mod serve;
 
 use std::error::Error;
@@ -25,6 +27,9 @@ enum Command {
     /// Prints or checks the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Imports and lists images.
+    #[command(subcommand)]
+    Image(image::Command),
 }
 
 /// Runs the command of `argv` and says how it went.
@@ -56,6 +61,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Config(command) => command.run(),
+            Self::Image(command) => command.run(),
         }
     }
 }

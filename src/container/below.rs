@@ -45,7 +45,7 @@ impl Images for crate::image::Images {
             name: image.repo_tags.first().unwrap_or(&reference).clone(),
             reference,
             layers: image.layers.clone(),
-            config: Arc::new(image.config.clone()),
+            config: image.config.clone(),
             hold: image,
         }))
     }

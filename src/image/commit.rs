@@ -126,7 +126,13 @@ impl Inner {
             tags,
             digests,
         };
-        let image = Arc::new(Image::new(&record, candidate.config, &self.pins));
+        // Who holds the configuration keeps the layers, so there is one of each.
+        let held = current.by_id(&candidate.id).filter(|entry| !entry.damaged);
+        let config = held.map_or_else(
+            || Arc::new(candidate.config),
+            |entry| entry.image.config.clone(),
+        );
+        let image = Arc::new(Image::new(&record, config, &self.pins));
         let mut table = (*current).clone();
         let entry = Entry {
             record: record.clone(),
@@ -138,11 +144,6 @@ impl Inner {
             .iter()
             .filter_map(|id| table.by_id(id).map(|e| e.record.clone()))
             .collect();
-        for id in changed.iter().chain([&candidate.id]) {
-            if let Some(replaced) = current.by_id(id) {
-                self.marks.lend(&replaced.image);
-            }
-        }
         self.write(record, candidate.documents, others).await?;
         self.table.send_replace(Arc::new(table));
         Ok(candidate.id)

@@ -3,7 +3,7 @@
 //! Marked is what an image names (a damaged one too: its next pull fetches
 //! just what is missing), what a pull or an import in flight may name, what a
 //! registered root names, and what an image names that was removed while
-//! somebody still holds its `Arc`. The rest goes.
+//! somebody still holds its configuration. The rest goes.
 //!
 //! The marks are made anew for every layer that is to go, under the gate that
 //! a pull passes when it looks which layers there are: so nothing is swept
@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use longshore_snapshotter::{LayerId, Snapshotter};
+use oci_spec::image::ImageConfiguration;
 
 use super::ImageError;
 use super::model::Image;
@@ -28,7 +29,8 @@ pub(super) type Roots = Arc<dyn Fn() -> Vec<LayerId> + Send + Sync>;
 pub(super) struct Marks {
     roots: Mutex<Vec<Roots>>,
     pinned: Mutex<Vec<Weak<Vec<LayerId>>>>,
-    lent: Mutex<Vec<Weak<Image>>>,
+    /// Images that were removed: who still holds the configuration, and the layers.
+    lent: Mutex<Vec<(Weak<ImageConfiguration>, Vec<LayerId>)>>,
 }
 
 impl fmt::Debug for Marks {
@@ -56,10 +58,10 @@ impl Marks {
     }
 
     /// Keeps the layers of an image that left the table, while somebody holds it.
-    pub(super) fn lend(&self, image: &Arc<Image>) {
+    pub(super) fn lend(&self, image: &Image) {
         let mut lent = lock(&self.lent);
-        lent.retain(|other| other.strong_count() > 0);
-        lent.push(Arc::downgrade(image));
+        lent.retain(|(config, _)| config.strong_count() > 0);
+        lent.push((Arc::downgrade(&image.config), image.layers.clone()));
     }
 
     fn all(&self, table: &Table) -> HashSet<LayerId> {
@@ -70,8 +72,10 @@ impl Marks {
         for pin in lock(&self.pinned).iter().filter_map(Weak::upgrade) {
             marked.extend(pin.iter());
         }
-        for image in lock(&self.lent).iter().filter_map(Weak::upgrade) {
-            marked.extend(&image.layers);
+        for (config, layers) in lock(&self.lent).iter() {
+            if config.strong_count() > 0 {
+                marked.extend(layers);
+            }
         }
         let roots = lock(&self.roots).clone();
         for root in roots {

@@ -72,7 +72,7 @@ fn entry(
         }
         _ => false,
     };
-    let config = config.unwrap_or_default();
+    let config = Arc::new(config.unwrap_or_default());
     Entry {
         image: Arc::new(Image::new(&record, config, &Pins::default())),
         record,

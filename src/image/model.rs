@@ -1,5 +1,7 @@
 //! An image, as the rest of the daemon sees it.
 
+use std::sync::Arc;
+
 use longshore_snapshotter::LayerId;
 use oci_spec::image::ImageConfiguration;
 
@@ -8,8 +10,8 @@ use crate::base::id::ImageId;
 
 /// An image whose layers are all stored.
 ///
-/// Whoever holds the `Arc` of an image keeps its layers from garbage
-/// collection, also after the image was removed: hold it until the layers are
+/// Whoever holds the image or its `config` keeps its layers from garbage
+/// collection, also after the image was removed: hold one until the layers are
 /// named by a registered root.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -28,13 +30,13 @@ pub struct Image {
     /// Bottom to top.
     pub layers: Vec<LayerId>,
     /// The configuration.
-    pub config: ImageConfiguration,
+    pub config: Arc<ImageConfiguration>,
     /// kubelet's garbage collection must leave it.
     pub pinned: bool,
 }
 
 impl Image {
-    pub(super) fn new(record: &ImageRecord, config: ImageConfiguration, pins: &Pins) -> Self {
+    pub(super) fn new(record: &ImageRecord, config: Arc<ImageConfiguration>, pins: &Pins) -> Self {
         let user = config.config().as_ref().and_then(|c| c.user().clone());
         let (uid, username) = split_user(user.as_deref().unwrap_or_default());
         let repo_tags: Vec<String> = record.tags.keys().cloned().collect();

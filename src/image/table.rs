@@ -166,7 +166,11 @@ mod tests {
             )]
             .into(),
         };
-        let image = Image::new(&record, ImageConfiguration::default(), &Pins::default());
+        let image = Image::new(
+            &record,
+            Arc::new(ImageConfiguration::default()),
+            &Pins::default(),
+        );
         Entry {
             record,
             image: Arc::new(image),

@@ -4,6 +4,7 @@ use tonic::Status;
 
 use super::convert::BadRequest;
 use crate::base::chain::chain;
+use crate::image::{ErrorKind, ImageError, PullError};
 use crate::sandbox::{LookupError, SandboxError};
 
 /// The answer of an RPC that isn't done yet.
@@ -38,6 +39,34 @@ impl From<SandboxError> for Status {
             }
             SandboxError::Ended { .. } => Self::unavailable(text),
         }
+    }
+}
+
+impl From<ImageError> for Status {
+    fn from(error: ImageError) -> Self {
+        image(error.kind(), chain(&error))
+    }
+}
+
+impl From<PullError> for Status {
+    fn from(error: PullError) -> Self {
+        image(error.cause.kind(), chain(&error))
+    }
+}
+
+/// kubelet finds its reasons (`RegistryUnavailable`) at the start of a message,
+/// and strips the code from none but `Unknown`, so that is the code that they
+/// have to have.
+fn image(kind: ErrorKind, text: String) -> Status {
+    match kind {
+        ErrorKind::Invalid => Status::invalid_argument(text),
+        ErrorKind::NotFound => Status::not_found(text),
+        ErrorKind::Denied => Status::permission_denied(text),
+        ErrorKind::Unavailable => Status::unknown(format!("RegistryUnavailable: {text}")),
+        ErrorKind::Content => Status::data_loss(text),
+        ErrorKind::Unsupported => Status::failed_precondition(text),
+        ErrorKind::NoSpace => Status::resource_exhausted(text),
+        ErrorKind::Internal => Status::internal(text),
     }
 }
 

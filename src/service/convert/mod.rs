@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod filter;
+pub mod image;
 pub mod sandbox;
 
 use std::collections::{BTreeMap, HashMap};
