@@ -33,6 +33,8 @@ pub mod cgroup;
 
 pub mod registry;
 
+pub mod shimlink;
+
 pub mod store;
 
 pub mod config;
