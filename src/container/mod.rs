@@ -35,6 +35,7 @@ pub mod ports;
 mod record;
 mod recover;
 mod resolve;
+mod shim;
 pub mod spec;
 mod state;
 mod stop;
