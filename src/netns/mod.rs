@@ -22,6 +22,6 @@ mod sysctl;
 mod thread;
 
 pub use error::NetnsError;
-pub use pin::{Identity, Namespace, pin_process, pins, prepare_dir, unpin};
+pub use pin::{Identity, Namespace, pin, pin_process, pins, prepare_dir, unpin};
 pub use sysctl::{BadSysctl, Owner, Sysctl, defaults};
 pub use thread::{Kind, Request, create, enter, set_up};

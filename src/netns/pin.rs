@@ -118,7 +118,10 @@ fn share(dir: &Path) -> nix::Result<()> {
 }
 
 /// Binds the nsfs file `source` onto `target`, which is made.
-pub(super) fn pin(source: &Path, target: &Path) -> Result<(), NetnsError> {
+///
+/// # Errors
+/// [`NetnsError::Path`]. What was made then stays for [`unpin`].
+pub fn pin(source: &Path, target: &Path) -> Result<(), NetnsError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)

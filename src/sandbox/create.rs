@@ -150,7 +150,23 @@ impl<'a> Unpinned<'a> {
         let env = making.env;
         making.progress.enter(Stage::Namespaces);
         let record = making.record.clone();
-        making.record.identities = env.blocking(move |env| namespaces(env, &record)).await?;
+        if making.record.namespaces.user.is_some() {
+            pin_userns(env, &making.record).await?;
+            making.record.identities = env
+                .blocking(move |_| {
+                    netns::set_up(&request(&record))?;
+                    identities(&record)
+                })
+                .await?;
+        } else {
+            making.record.identities = env
+                .blocking(move |env| {
+                    make_ns_dir(env, &record)?;
+                    netns::create(&request(&record))?;
+                    identities(&record)
+                })
+                .await?;
+        }
         making.progress.enter(Stage::Cgroup);
         let record = making.record.clone();
         env.blocking(move |env| {
@@ -175,7 +191,7 @@ impl<'a> Unpinned<'a> {
 
 type Identities = std::collections::BTreeMap<String, netns::Identity>;
 
-fn namespaces(env: &Env, record: &SandboxRecord) -> Result<Identities, StepError> {
+fn make_ns_dir(env: &Env, record: &SandboxRecord) -> Result<(), StepError> {
     let paths = &record.namespaces;
     if [&paths.ipc, &paths.uts, &paths.pid, &paths.user]
         .iter()
@@ -183,26 +199,64 @@ fn namespaces(env: &Env, record: &SandboxRecord) -> Result<Identities, StepError
     {
         files::make_dir(&env.layout.ns_dir(&record.id))?;
     }
+    Ok(())
+}
+
+/// The namespaces that need no process, how they are set up and where they are pinned.
+fn request(record: &SandboxRecord) -> netns::Request {
+    let paths = &record.namespaces;
     let own = [
         (Kind::Net, &paths.net),
         (Kind::Ipc, &paths.ipc),
         (Kind::Uts, &paths.uts),
     ];
-    let pins: Vec<_> = own
-        .into_iter()
-        .filter_map(|(kind, path)| Some((kind, path.clone()?)))
-        .collect();
-    netns::create(&netns::Request {
-        pins: pins.clone(),
+    netns::Request {
+        pins: own
+            .into_iter()
+            .filter_map(|(kind, path)| Some((kind, path.clone()?)))
+            .collect(),
         hostname: record.hostname.clone(),
+        // They were checked before the sandbox had a name.
         sysctls: sysctls(&record.config).unwrap_or_default(),
-    })?;
-    let identities = pins.iter().map(|(kind, path)| {
-        let identity = Namespace::open(path)?.identity();
-        Ok((kind.name().to_owned(), identity))
-    });
+    }
+}
+
+/// What the pinned namespaces are.
+fn identities(record: &SandboxRecord) -> Result<Identities, StepError> {
+    let paths = &record.namespaces;
+    let pinned = [
+        ("net", &paths.net),
+        ("ipc", &paths.ipc),
+        ("uts", &paths.uts),
+        ("user", &paths.user),
+    ];
+    let identities = pinned
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.as_ref()?)))
+        .map(|(name, path)| Ok((name.to_owned(), Namespace::open(path)?.identity())));
     let identities: Result<_, NetnsError> = identities.collect();
     Ok(identities?)
+}
+
+/// Has a user namespace made with the others inside it, and pins them all: what
+/// is in the others belongs to the pod's root only if they were made there.
+async fn pin_userns(env: &Arc<Env>, record: &SandboxRecord) -> Result<(), StepError> {
+    let mapping = record.config.namespaces.user.as_ref();
+    let (Some(inits), Some(mapping), Some(user)) =
+        (env.inits.clone(), mapping, record.namespaces.user.clone())
+    else {
+        return Err(StepError::NoInit);
+    };
+    make_ns_dir(env, record)?;
+    let pins = request(record).pins;
+    let own = pins.iter().map(|(kind, _)| *kind).collect();
+    let bind = move |process: &Path| {
+        netns::pin(&process.join("user"), &user)?;
+        pins.iter()
+            .try_for_each(|(kind, pin)| netns::pin(&process.join(kind.name()), pin))
+    };
+    let pinned = inits.pin_userns(mapping, own, Box::new(bind)).await;
+    pinned.map_err(StepError::UserNamespace)
 }
 
 /// Starts PID 1 of the pod, puts it into its cgroup, by which it is ended, and

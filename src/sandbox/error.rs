@@ -136,6 +136,9 @@ pub enum StepError {
     /// PID 1.
     #[error("PID 1 of the pod")]
     Init(#[source] InitError),
+    /// The user namespace.
+    #[error("user namespace of the pod")]
+    UserNamespace(#[source] InitError),
     /// A thread of ours panicked.
     #[error("a worker thread")]
     Worker(#[source] tokio::task::JoinError),

@@ -1,14 +1,18 @@
-//! The one process that a pod may need: PID 1 of a shared PID namespace.
+//! The processes that a pod may need: PID 1 of a shared PID namespace, and for
+//! a moment one that makes a user namespace.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use crate::base::id::SandboxId;
 use crate::base::readable::Readable;
+use crate::netns::{Kind, NetnsError};
+
+use super::model::UserNamespace;
 
 /// A running PID 1.
 #[derive(Debug)]
@@ -25,16 +29,39 @@ pub type InitError = Box<dyn std::error::Error + Send + Sync>;
 /// A started [`PodInit`], or why not.
 pub type Starting<'a> = Pin<Box<dyn Future<Output = Result<PodInit, InitError>> + Send + 'a>>;
 
-/// Starts the init processes of pods. Implemented by the shim binary's `init`
-/// mode, and by tests.
+/// Namespaces that were made and bound, or why not.
+pub type Pinning<'a> = Pin<Box<dyn Future<Output = Result<(), InitError>> + Send + 'a>>;
+
+/// Binds the namespaces of a process, given its directory `/proc/<pid>/ns`.
+pub type Bind = Box<dyn FnOnce(&Path) -> Result<(), NetnsError> + Send>;
+
+/// Starts the processes of pods. Implemented over the shim binary's modes `init`
+/// and `pin`, and by tests.
 pub trait PodInits: Debug + Send + Sync {
     /// Starts a process that is PID 1 of a new PID namespace, reaps whatever
-    /// becomes its child, and ends on no signal but SIGKILL. It is ended by
-    /// killing its cgroup, which the sandbox puts it into right after.
+    /// becomes its child, and survives the daemon. It is ended by killing its
+    /// cgroup, which the sandbox puts it into right after.
     ///
     /// `userns`: the pinned user namespace that the new one belongs to; `None`:
     /// the node's.
     fn start<'a>(&'a self, id: &'a SandboxId, userns: Option<PathBuf>) -> Starting<'a>;
+
+    /// Whether [`Self::pin_userns`] is there; without it pods with a user
+    /// namespace are refused.
+    fn has_user_namespaces(&self) -> bool {
+        false
+    }
+
+    /// Makes a user namespace with this mapping and, owned by it, namespaces of
+    /// the kinds `own`, and calls `bind` while a process has them.
+    fn pin_userns<'a>(
+        &'a self,
+        _mapping: &'a UserNamespace,
+        _own: Vec<Kind>,
+        _bind: Bind,
+    ) -> Pinning<'a> {
+        Box::pin(async { Err("user namespaces are not supported".into()) })
+    }
 }
 
 /// Ends once the process has; never where there is none.

@@ -44,7 +44,7 @@ mod view;
 
 pub use error::{CreateError, LookupError, OpenError, SandboxError, StepError};
 pub use files::{FileError, HostFiles};
-pub use init::{InitError, PodInit, PodInits, Starting};
+pub use init::{Bind, InitError, Pinning, PodInit, PodInits, Starting};
 pub use sandboxes::{Sandboxes, SandboxesConfig};
 pub use state::{Denied, Phase, Reason, Resources, Stage};
 pub use view::{NamespacePaths, SandboxFiles, SandboxHandle, SandboxView};

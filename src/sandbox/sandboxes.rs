@@ -207,11 +207,13 @@ impl Sandboxes {
                 problem: problem.to_owned(),
             })
         };
-        if config.namespaces.user.is_some() {
-            return refuse("user namespaces are not implemented yet");
+        let inits = self.0.env.inits.as_ref();
+        let has_user_namespaces = inits.is_some_and(|inits| inits.has_user_namespaces());
+        if config.namespaces.user.is_some() && !has_user_namespaces {
+            return refuse("there is no shim to make user namespaces");
         }
         let shares_pids = config.namespaces.pid == super::model::NamespaceMode::Pod;
-        if shares_pids && self.0.env.inits.is_none() {
+        if shares_pids && inits.is_none() {
             return refuse("there is no shim to run PID 1 of a shared PID namespace");
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use longshore::sandbox::model::{DnsConfig, NamespaceMode};
+use longshore::sandbox::model::{DnsConfig, IdMapping, NamespaceMode, UserNamespace};
 use longshore::sandbox::{LookupError, SandboxError, Sandboxes};
 
 use super::setup::{in_a_node, in_pod, pod, run};
@@ -362,6 +362,50 @@ fn kubelets_cgroup_stays_and_ours_goes() {
         daemon.stop_and_remove(handle.id()).await;
         assert!(exists(&pod_group), "not made by us this time");
         host.remove(&kubelets).unwrap();
+        assert_eq!(world.left(), [""; 0]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn a_user_namespace_owns_the_others() {
+    in_a_node("user namespace", |world| async move {
+        let daemon = world.daemon().await;
+        let mut config = pod("mapped");
+        let map = IdMapping {
+            host_id: 200_000,
+            container_id: 0,
+            length: 65_536,
+        };
+        config.namespaces.user = Some(UserNamespace { uid: map, gid: map });
+        config
+            .sysctls
+            .insert("net.ipv4.ip_unprivileged_port_start".into(), "1000".into());
+        let handle = daemon.run(&config).await;
+        let view = handle.view();
+        assert_eq!(view.ips.len(), 1);
+        assert_eq!(in_pod(&handle, "hostname"), "mapped");
+        let port = in_pod(&handle, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+        assert_eq!(port, "1000");
+        // The pod's root may change what its user namespace owns, and no more.
+        let user = format!(
+            "--user={}",
+            view.namespaces.user.as_ref().unwrap().display()
+        );
+        let as_root = [user.as_str(), "--setuid", "0", "--setgid", "0"].join(" ");
+        let inside = format!(
+            "nsenter {as_root} sh -c 'hostname renamed && ip link add br9 type bridge \
+             && ip link del br9 && echo 13 >/proc/sys/fs/mqueue/msg_max'"
+        );
+        in_pod(&handle, &inside);
+        assert_eq!(in_pod(&handle, "hostname"), "renamed");
+        let outside = format!("nsenter {as_root} hostname escaped || echo refused");
+        assert_eq!(run("sh", &["-c", &outside]).trim(), "refused");
+        assert_eq!(std::fs::metadata(&view.files.shm).unwrap().uid(), 200_000);
+        daemon.stop().await;
+        let daemon = world.daemon().await;
+        assert!(daemon.sandboxes.list()[0].is_ready(), "after a restart too");
+        daemon.stop_and_remove(handle.id()).await;
         assert_eq!(world.left(), [""; 0]);
         daemon.stop().await;
     });

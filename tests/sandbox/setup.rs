@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,16 @@ use longshore::base::id::SandboxId;
 use longshore::base::tasks::Tasks;
 use longshore::cgroup::{CgroupPath, Hierarchies};
 use longshore::cni::{Cni, CniConfig, FallbackBridge};
-use longshore::sandbox::model::{NamespaceMode, NamespaceOptions, SandboxConfig, SandboxMetadata};
+use longshore::netns::Kind;
+use longshore::sandbox::model::{
+    NamespaceMode, NamespaceOptions, SandboxConfig, SandboxMetadata, UserNamespace,
+};
 use longshore::sandbox::{
-    HostFiles, PodInit, PodInits, SandboxHandle, Sandboxes, SandboxesConfig, Starting,
+    Bind, HostFiles, Pinning, PodInit, PodInits, SandboxHandle, Sandboxes, SandboxesConfig,
+    Starting,
 };
 use longshore_kit::Node;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// What one run of the daemon has.
 pub(crate) struct Daemon {
@@ -337,6 +342,48 @@ impl PodInits for Inits {
                 }
             });
             Ok(PodInit { pid, pidfd })
+        })
+    }
+
+    fn has_user_namespaces(&self) -> bool {
+        true
+    }
+
+    fn pin_userns<'a>(
+        &'a self,
+        mapping: &'a UserNamespace,
+        own: Vec<Kind>,
+        bind: Bind,
+    ) -> Pinning<'a> {
+        Box::pin(async move {
+            // unshare(1) keeps its capabilities while nobody is mapped yet.
+            let own: Vec<_> = own
+                .iter()
+                .map(|kind| format!("--{}", kind.name()))
+                .collect();
+            let inner = format!(
+                "echo user; read mapped; exec unshare {} sh -c 'echo all; read bound'",
+                own.join(" ")
+            );
+            let mut child = tokio::process::Command::new("unshare")
+                .args(["--user", "--keep-caps", "sh", "-c", &inner])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            let mut words = BufReader::new(child.stdout.take().unwrap()).lines();
+            let mut answers = child.stdin.take().unwrap();
+            assert_eq!(words.next_line().await?.as_deref(), Some("user"));
+            let process = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+            for (file, map) in [("uid_map", &mapping.uid), ("gid_map", &mapping.gid)] {
+                let line = format!("{} {} {}\n", map.container_id, map.host_id, map.length);
+                std::fs::write(process.join(file), line)?;
+            }
+            answers.write_all(b"\n").await?;
+            assert_eq!(words.next_line().await?.as_deref(), Some("all"));
+            bind(&process.join("ns"))?;
+            answers.write_all(b"\n").await?;
+            child.wait().await?;
+            Ok(())
         })
     }
 }
