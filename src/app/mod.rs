@@ -3,27 +3,23 @@
 //! Nothing is served before recovery is done, so a client never sees half of
 //! what lives.
 
+mod init;
 mod lock;
+mod parts;
 mod socket;
 mod state_dir;
 
 use std::error::Error;
-use std::sync::Arc;
 
 use longshore_proto::admin::v1::admin_server::AdminServer;
 use longshore_proto::cri::v1::image_service_server::ImageServiceServer;
 use longshore_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
-use longshore_snapshotter::{OverlayConfig, OverlaySnapshotter, Snapshotter};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::base::boot;
+use self::parts::Parts;
 use crate::base::tasks::Tasks;
-use crate::cgroup::Hierarchies;
-use crate::cni::{Cni, CniConfig, FallbackBridge};
 use crate::config::{Config, Paths};
-use crate::image::{Images, ImagesConfig};
-use crate::sandbox::{HostFiles, Sandboxes, SandboxesConfig};
 use crate::service::admin::AdminRpcs;
 use crate::service::facts::Facts;
 use crate::service::image::ImageRpcs;
@@ -33,14 +29,15 @@ use crate::shutdown::Signals;
 /// The largest message that is read, in bytes; kubelet's own limit.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
+/// How long jobs may go on after a signal to stop.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The daemon, ready to serve.
 #[derive(Debug)]
 pub struct App {
     config: Config,
     tasks: Tasks,
-    cni: Cni,
-    images: Images,
-    sandboxes: Sandboxes,
+    parts: Parts,
     _lock: lock::RootLock,
 }
 
@@ -56,29 +53,11 @@ impl App {
         state_dir::prepare(paths.state())?;
         state_dir::make(&directories(paths))?;
         let tasks = Tasks::new();
-        let cni = Cni::open(cni_config(&config), &tasks)?;
-        let images = open_images(&config, &tasks)?;
-        let sandboxes = Sandboxes::open(SandboxesConfig {
-            instance: config.instance.clone(),
-            boot_id: boot::boot_id()?,
-            records: paths.sandboxes(),
-            namespaces: paths.namespaces(),
-            shm: paths.shm(),
-            netns: paths.netns().to_owned(),
-            cni: cni.clone(),
-            cgroups: Hierarchies::detect()?,
-            handlers: config.runtimes.keys().cloned().collect(),
-            inits: None,
-            host: HostFiles::default(),
-            tasks: tasks.clone(),
-        })
-        .await?;
+        let parts = Parts::open(&config, &tasks).await?;
         Ok(Self {
             config,
             tasks,
-            cni,
-            images,
-            sandboxes,
+            parts,
             _lock: lock,
         })
     }
@@ -87,9 +66,10 @@ impl App {
         Runtime {
             facts: Facts {
                 config: self.config.clone(),
-                cni: self.cni.clone(),
+                cni: self.parts.cni.clone(),
             },
-            sandboxes: self.sandboxes.clone(),
+            sandboxes: self.parts.sandboxes.clone(),
+            containers: self.parts.containers.clone(),
             tasks: self.tasks.clone(),
         }
     }
@@ -105,12 +85,12 @@ impl App {
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(usize::MAX);
         let images = ImageServiceServer::new(ImageRpcs {
-            images: self.images.clone(),
+            images: self.parts.images.clone(),
         })
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(usize::MAX);
         let admin = AdminServer::new(AdminRpcs {
-            images: self.images.clone(),
+            images: self.parts.images.clone(),
         });
         tracing::info!(socket = %socket.display(), instance = %self.config.instance, "serving");
         tell(&[sd_notify::NotifyState::Ready]);
@@ -130,38 +110,13 @@ impl App {
                 stopped.cancelled_owned(),
             )
             .await?;
-        self.tasks.shut_down().await;
+        if tokio::time::timeout(PATIENCE, self.tasks.shut_down())
+            .await
+            .is_err()
+        {
+            tracing::warn!(after = ?PATIENCE, "jobs at work are left to the next start");
+        }
         Ok(())
-    }
-}
-
-/// Layers and the images made of them. Garbage is collected once the roots of
-/// the containers are registered.
-fn open_images(config: &Config, tasks: &Tasks) -> Result<Images, Box<dyn Error>> {
-    let paths = &config.paths;
-    let snapshotter: Arc<dyn Snapshotter> = Arc::new(OverlaySnapshotter::open(
-        OverlayConfig::new(paths.layers(), paths.staging(), paths.containers()),
-    )?);
-    let images = ImagesConfig {
-        records: paths.images(),
-        layers: paths.layers(),
-        staging: paths.staging(),
-        settings: config.images.clone(),
-    };
-    Ok(Images::open(images, snapshotter, tasks.clone())?)
-}
-
-fn cni_config(config: &Config) -> CniConfig {
-    CniConfig {
-        conf_dir: config.cni.conf_dir.clone(),
-        bin_dirs: config.cni.bin_dirs.clone(),
-        fallback: config.cni.fallback.as_ref().map(|fallback| FallbackBridge {
-            bridge: fallback.bridge.clone(),
-            subnet: fallback.subnet,
-            prefix: fallback.prefix,
-        }),
-        intents: config.paths.network(),
-        timeout: config.cni.timeout,
     }
 }
 

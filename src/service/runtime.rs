@@ -7,11 +7,12 @@ use longshore_proto::cri::v1::runtime_service_server::RuntimeService;
 use longshore_proto::cri::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::convert::{BadRequest, sandbox as pods};
+use super::convert::{BadRequest, container as containers, sandbox as pods};
 use super::detach::detached;
 use super::facts::Facts;
 use super::status::not_yet;
 use crate::base::tasks::Tasks;
+use crate::container::{self, Containers};
 use crate::sandbox::Sandboxes;
 
 /// The answer of a streaming RPC.
@@ -24,6 +25,8 @@ pub struct Runtime {
     pub facts: Facts,
     /// Pod sandboxes.
     pub sandboxes: Sandboxes,
+    /// Containers.
+    pub containers: Containers,
     /// Owns the calls.
     pub tasks: Tasks,
 }
@@ -56,16 +59,28 @@ impl RuntimeService for Runtime {
 
     async fn stop_pod_sandbox(
         &self,
-        _: Request<StopPodSandboxRequest>,
+        request: Request<StopPodSandboxRequest>,
     ) -> Answer<StopPodSandboxResponse> {
-        not_yet("StopPodSandbox")
+        let (containers, id) = (self.containers.clone(), request.into_inner().pod_sandbox_id);
+        detached(
+            &self.tasks,
+            async move { Ok(containers.stop_pod(&id).await?) },
+        )
+        .await?;
+        reply(StopPodSandboxResponse {})
     }
 
     async fn remove_pod_sandbox(
         &self,
-        _: Request<RemovePodSandboxRequest>,
+        request: Request<RemovePodSandboxRequest>,
     ) -> Answer<RemovePodSandboxResponse> {
-        not_yet("RemovePodSandbox")
+        let (containers, id) = (self.containers.clone(), request.into_inner().pod_sandbox_id);
+        detached(
+            &self.tasks,
+            async move { Ok(containers.remove_pod(&id).await?) },
+        )
+        .await?;
+        reply(RemovePodSandboxResponse {})
     }
 
     async fn pod_sandbox_status(
@@ -98,37 +113,57 @@ impl RuntimeService for Runtime {
 
     async fn create_container(
         &self,
-        _: Request<CreateContainerRequest>,
+        request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
-        not_yet("CreateContainer")
+        let (request, containers) = (request.into_inner(), self.containers.clone());
+        let config = containers::config(request.config.ok_or(BadRequest::Missing("config"))?)?;
+        let create = async move { Ok(containers.create(&request.pod_sandbox_id, config).await?) };
+        let id = detached(&self.tasks, create).await?;
+        reply(CreateContainerResponse {
+            container_id: id.into(),
+        })
     }
 
     async fn start_container(
         &self,
-        _: Request<StartContainerRequest>,
+        request: Request<StartContainerRequest>,
     ) -> Answer<StartContainerResponse> {
-        not_yet("StartContainer")
+        let (containers, id) = (self.containers.clone(), request.into_inner().container_id);
+        detached(&self.tasks, async move { Ok(containers.start(&id).await?) }).await?;
+        reply(StartContainerResponse {})
     }
 
     async fn stop_container(
         &self,
-        _: Request<StopContainerRequest>,
+        request: Request<StopContainerRequest>,
     ) -> Answer<StopContainerResponse> {
-        not_yet("StopContainer")
+        let (request, containers) = (request.into_inner(), self.containers.clone());
+        let grace = containers::seconds(request.timeout);
+        let stop = async move { Ok(containers.stop(&request.container_id, grace).await?) };
+        detached(&self.tasks, stop).await?;
+        reply(StopContainerResponse {})
     }
 
     async fn remove_container(
         &self,
-        _: Request<RemoveContainerRequest>,
+        request: Request<RemoveContainerRequest>,
     ) -> Answer<RemoveContainerResponse> {
-        not_yet("RemoveContainer")
+        let (containers, id) = (self.containers.clone(), request.into_inner().container_id);
+        detached(
+            &self.tasks,
+            async move { Ok(containers.remove(&id).await?) },
+        )
+        .await?;
+        reply(RemoveContainerResponse {})
     }
 
     async fn list_containers(
         &self,
-        _: Request<ListContainersRequest>,
+        request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
-        not_yet("ListContainers")
+        let filter = request.into_inner().filter;
+        let containers = containers::items(filter.as_ref(), &self.containers.list());
+        reply(ListContainersResponse { containers })
     }
 
     type StreamContainersStream = Answers<StreamContainersResponse>;
@@ -142,9 +177,12 @@ impl RuntimeService for Runtime {
 
     async fn container_status(
         &self,
-        _: Request<ContainerStatusRequest>,
+        request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
-        not_yet("ContainerStatus")
+        let request = request.into_inner();
+        let view = self.containers.get(&request.container_id)?.view();
+        let status = containers::status_reply(&view, request.verbose);
+        reply(status.ok_or(container::LookupError::NotFound(request.container_id))?)
     }
 
     async fn update_container_resources(
@@ -156,13 +194,22 @@ impl RuntimeService for Runtime {
 
     async fn reopen_container_log(
         &self,
-        _: Request<ReopenContainerLogRequest>,
+        request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
-        not_yet("ReopenContainerLog")
+        self.containers
+            .reopen_log(&request.into_inner().container_id)
+            .await?;
+        reply(ReopenContainerLogResponse {})
     }
 
-    async fn exec_sync(&self, _: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        not_yet("ExecSync")
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        let timeout = containers::seconds(request.timeout);
+        let ran = self
+            .containers
+            .exec_sync(&request.container_id, request.cmd, timeout)
+            .await?;
+        reply(containers::exec_reply(ran))
     }
 
     async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {

@@ -4,6 +4,8 @@ use tonic::Status;
 
 use super::convert::BadRequest;
 use crate::base::chain::chain;
+use crate::container::spec::SpecError;
+use crate::container::{self, ContainerError};
 use crate::image::{ErrorKind, ImageError, PullError};
 use crate::sandbox::{LookupError, SandboxError};
 
@@ -76,6 +78,53 @@ impl From<LookupError> for Status {
         match error {
             LookupError::NotFound(_) => Self::not_found(text),
             LookupError::Ambiguous { .. } | LookupError::Empty => Self::invalid_argument(text),
+        }
+    }
+}
+
+impl From<container::LookupError> for Status {
+    fn from(error: container::LookupError) -> Self {
+        let text = chain(&error);
+        match error {
+            container::LookupError::NotFound(_) => Self::not_found(text),
+            container::LookupError::Ambiguous { .. } | container::LookupError::Empty => {
+                Self::invalid_argument(text)
+            }
+        }
+    }
+}
+
+impl From<SpecError> for Status {
+    fn from(error: SpecError) -> Self {
+        let text = chain(&error);
+        match error {
+            SpecError::Invalid { .. } => Self::invalid_argument(text),
+            SpecError::Unsupported { .. } => Self::failed_precondition(text),
+        }
+    }
+}
+
+impl From<ContainerError> for Status {
+    fn from(error: ContainerError) -> Self {
+        let text = chain(&error);
+        match error {
+            ContainerError::Spec(error) => error.into(),
+            ContainerError::Lookup(error) => error.into(),
+            ContainerError::PodLookup(error) => error.into(),
+            ContainerError::Sandbox(error) => error.into(),
+            ContainerError::ImageNotFound { .. } => Self::not_found(text),
+            ContainerError::PodNotReady { .. } | ContainerError::Denied { .. } => {
+                Self::failed_precondition(text)
+            }
+            ContainerError::AlreadyExists { .. } => Self::already_exists(text),
+            ContainerError::DeadlineExceeded { .. } => Self::deadline_exceeded(text),
+            ContainerError::Create(_)
+            | ContainerError::Runtime { .. }
+            | ContainerError::OutlivesKill { .. }
+            | ContainerError::Release { .. }
+            | ContainerError::Pod { .. }
+            | ContainerError::Id(_) => Self::internal(text),
+            ContainerError::Ended { .. } => Self::unavailable(text),
         }
     }
 }

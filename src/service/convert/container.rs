@@ -1,15 +1,22 @@
 //! Containers: `ContainerConfig` in, its echo out.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use longshore_proto::cri::v1;
+
+use super::filter::{id_matches, labels_match};
 
 use super::sandbox::{
     Scope, mapping, mapping_out, namespaces, profile, resources, resources_out, selinux,
 };
-use super::{BadRequest, bad, hashed, int, known, sorted};
+use super::{BadRequest, bad, hashed, info, int, known, sorted};
 use crate::container::model::{
     Capabilities, ContainerConfig, ContainerMetadata, Device, GroupsPolicy, ImageSpec, Mount,
     Propagation, SecurityContext,
 };
+use crate::container::{ContainerState, ContainerView, ExecOutput};
 use crate::sandbox::model::Resources;
 
 /// The configuration of a container.
@@ -325,6 +332,121 @@ pub fn container_resources_out(resources: &Resources) -> v1::ContainerResources 
         linux: Some(resources_out(resources)),
         windows: None,
     }
+}
+
+fn state_out(state: ContainerState) -> v1::ContainerState {
+    match state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited => v1::ContainerState::ContainerExited,
+    }
+}
+
+/// The answer of ListContainers.
+#[must_use]
+pub fn items(
+    filter: Option<&v1::ContainerFilter>,
+    views: &[Arc<ContainerView>],
+) -> Vec<v1::Container> {
+    let listed = views
+        .iter()
+        .filter_map(|view| Some((view, state_out(view.state()?))));
+    listed
+        .filter(|(view, state)| passes(filter, view, *state))
+        .map(|(view, state)| item(view, state))
+        .collect()
+}
+
+fn passes(
+    filter: Option<&v1::ContainerFilter>,
+    view: &ContainerView,
+    state: v1::ContainerState,
+) -> bool {
+    filter.is_none_or(|filter| {
+        id_matches(&filter.id, view.id.as_str())
+            && id_matches(&filter.pod_sandbox_id, view.sandbox_id.as_str())
+            && filter.state.is_none_or(|asked| asked.state == state as i32)
+            && labels_match(&filter.label_selector, &view.config.labels)
+    })
+}
+
+fn item(view: &ContainerView, state: v1::ContainerState) -> v1::Container {
+    v1::Container {
+        id: view.id.to_string(),
+        pod_sandbox_id: view.sandbox_id.to_string(),
+        metadata: Some(metadata_out(&view.config.metadata)),
+        image: Some(image_spec_out(&view.config.image)),
+        image_ref: view.image_ref.clone(),
+        state: state as i32,
+        created_at: view.created_at,
+        labels: hashed(&view.config.labels),
+        annotations: hashed(&view.config.annotations),
+        image_id: view.image_id.clone(),
+    }
+}
+
+/// The answer of ContainerStatus; `None` for a container that clients don't see.
+#[must_use]
+pub fn status_reply(view: &ContainerView, verbose: bool) -> Option<v1::ContainerStatusResponse> {
+    Some(v1::ContainerStatusResponse {
+        status: Some(status(view, state_out(view.state()?))),
+        info: info(verbose, || view.info()),
+    })
+}
+
+fn status(view: &ContainerView, state: v1::ContainerState) -> v1::ContainerStatus {
+    let image = v1::ImageSpec {
+        image: view.image_name.clone(),
+        ..image_spec_out(&view.config.image)
+    };
+    let log_path = view.log_path.as_deref().unwrap_or(Path::new(""));
+    v1::ContainerStatus {
+        id: view.id.to_string(),
+        metadata: Some(metadata_out(&view.config.metadata)),
+        state: state as i32,
+        created_at: view.created_at,
+        started_at: view.started_at(),
+        finished_at: view.finished_at(),
+        exit_code: view.exit_code(),
+        image: Some(image),
+        image_ref: view.image_ref.clone(),
+        reason: view.reason().to_owned(),
+        message: view.message().to_owned(),
+        labels: hashed(&view.config.labels),
+        annotations: hashed(&view.config.annotations),
+        mounts: view.config.mounts.iter().map(mount_out).collect(),
+        log_path: log_path.display().to_string(),
+        resources: view.config.resources.as_ref().map(container_resources_out),
+        image_id: view.image_id.clone(),
+        user: Some(user_out(view)),
+        stop_signal: signal_out(view.stop_signal) as i32,
+    }
+}
+
+fn user_out(view: &ContainerView) -> v1::ContainerUser {
+    v1::ContainerUser {
+        linux: Some(v1::LinuxContainerUser {
+            uid: view.user.uid.into(),
+            gid: view.user.gid.into(),
+            supplemental_groups: view.user.groups.iter().copied().map(i64::from).collect(),
+        }),
+    }
+}
+
+/// The answer of ExecSync.
+#[must_use]
+pub fn exec_reply(output: ExecOutput) -> v1::ExecSyncResponse {
+    v1::ExecSyncResponse {
+        stdout: output.stdout,
+        stderr: output.stderr,
+        exit_code: output.exit_code,
+    }
+}
+
+/// Seconds of the wire as a duration; a negative count is no time at all.
+#[must_use]
+pub fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0))
 }
 
 #[cfg(test)]
