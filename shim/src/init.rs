@@ -10,7 +10,7 @@
 //! and the name of the step in UTF-8.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -131,7 +131,12 @@ fn hand_over(pid: i32, socket: &OwnedFd, ready: OwnedFd) -> Result<(), Bootstrap
 
 /// PID 1: a /proc of its own, no capabilities, then reaping.
 fn pid_1(told: OwnedFd) -> Result<(), BootstrapError> {
-    let prepared = become_init();
+    let prepared = become_init().and_then(|signals| {
+        // The daemon's socket too: it must see its end when the starter ends.
+        sys::close_all_but(&[0, 1, 2, told.as_raw_fd(), signals.as_raw_fd()])
+            .map_err(system("close descriptors"))?;
+        Ok(signals)
+    });
     let word = match &prepared {
         Ok(_) => "ready".to_owned(),
         Err(error) => crate::error::chain(error),
@@ -139,8 +144,6 @@ fn pid_1(told: OwnedFd) -> Result<(), BootstrapError> {
     rustix::io::write(&told, word.as_bytes()).map_err(system("write"))?;
     drop(told);
     let signals = prepared?;
-    sys::close_all_but(&[0, 1, 2, std::os::fd::AsRawFd::as_raw_fd(&signals)])
-        .map_err(system("close descriptors"))?;
     sys::trim_heap();
     loop {
         while let Some(dead) = reaper::next().map_err(system("waitid"))? {

@@ -288,6 +288,21 @@ pub fn trim_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Returns the stack that deeper calls have used to the kernel.
+pub fn trim_stack() {
+    const PAGE: usize = 4096;
+    /// Far more than this call and those that it makes need.
+    const MARGIN: usize = 4 * PAGE;
+    const LENGTH: usize = 256 * 1024;
+    let here = 0_u8;
+    let top = ((&raw const here).addr() - MARGIN) & !(PAGE - 1);
+    let bottom = std::ptr::without_provenance_mut(top - LENGTH);
+    // SAFETY: below the deepest live frame nothing of the stack is in use, and
+    // the kernel keeps a gap of a megabyte below it free of other mappings, so
+    // the unmapped part of the range (ENOMEM) is nobody's.
+    unsafe { libc::madvise(bottom, LENGTH, libc::MADV_DONTNEED) };
+}
+
 /// The pid of a dead child of any exit signal, which stays a zombie. `None`:
 /// none is dead, or there are no children.
 ///

@@ -41,18 +41,25 @@ use worker::Reply;
 /// Longest log of a failed create that goes into its message, in bytes.
 const LOG_MAX: usize = 4096;
 
+/// The names under which a container leaves traces: all that it takes to
+/// start it and to take it back, and all that is kept of a request.
+#[derive(Debug, Clone)]
+pub struct Site {
+    id: String,
+    stage_dir: PathBuf,
+    state_dir: PathBuf,
+    cgroup: Cgroup,
+}
+
 /// A `Create` that can be carried out.
 #[derive(Debug)]
 pub struct Request {
-    id: String,
+    site: Site,
     spec: Spec,
     rootfs: v1::Rootfs,
-    stage_dir: PathBuf,
-    state_dir: PathBuf,
     filter: Vec<libc::sock_filter>,
     filter_flags: u32,
     cgroup_writable: bool,
-    cgroup: Cgroup,
 }
 
 impl Request {
@@ -90,14 +97,16 @@ impl Request {
             return Err(invalid("container id is no file name"));
         }
         Ok(Request {
-            id: create.id.clone(),
+            site: Site {
+                id: create.id.clone(),
+                stage_dir: PathBuf::from(&create.stage_dir),
+                state_dir: PathBuf::from(&create.state_dir),
+                cgroup,
+            },
             rootfs: create.rootfs.clone().ok_or_else(|| invalid("no rootfs"))?,
-            stage_dir: PathBuf::from(&create.stage_dir),
-            state_dir: PathBuf::from(&create.state_dir),
             filter: filter(&create.seccomp_filter)?,
             filter_flags: create.seccomp_flags,
             cgroup_writable: create.cgroup_writable,
-            cgroup,
             spec,
         })
     }
@@ -110,6 +119,14 @@ impl Request {
         normalise::host_owner(&self.spec, uid, gid)
     }
 
+    /// The names in it.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+}
+
+impl Site {
     /// The container's cgroup.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
@@ -185,7 +202,7 @@ pub fn begin(request: &Request, stdio: &ChildEnds<'_>) -> Result<Worker, CreateE
     let system = |operation: &'static str| {
         move |errno: rustix::io::Errno| CreateError::system(operation, errno)
     };
-    remove_dir(&request.container_dir())?;
+    remove_dir(&request.site.container_dir())?;
     let (reply, worker_reply) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -311,8 +328,8 @@ impl AsFd for ExecReport {
 ///
 /// # Errors
 /// Init's socket can't be reached.
-pub fn start(request: &Request) -> Result<(), CreateError> {
-    let dir = request.container_dir();
+pub fn start(site: &Site) -> Result<(), CreateError> {
+    let dir = site.container_dir();
     let fail = |source: io::Error| {
         CreateError::system(
             format!("connect {}", dir.join("notify.sock").display()),
@@ -329,10 +346,10 @@ pub fn start(request: &Request) -> Result<(), CreateError> {
 /// Takes back all that create did, however far it came, and all that it left
 /// after an exit: processes, cgroups, directories. Goes on after errors.
 #[must_use]
-pub fn undo(request: &Request) -> Vec<CreateError> {
-    let mut errors = undo_failed(request);
+pub fn undo(site: &Site) -> Vec<CreateError> {
+    let mut errors = undo_failed(site);
     // Its contents were only ever in the worker's mount namespace.
-    let stage = &request.stage_dir;
+    let stage = &site.stage_dir;
     errors.extend(ignore_missing("remove", stage, fs::remove_dir(stage)).err());
     errors
 }
@@ -340,13 +357,13 @@ pub fn undo(request: &Request) -> Vec<CreateError> {
 /// Like [`undo`], but keeps the directory that the daemon made, for another
 /// Create to use.
 #[must_use]
-pub fn undo_failed(request: &Request) -> Vec<CreateError> {
+pub fn undo_failed(site: &Site) -> Vec<CreateError> {
     let mut errors = Vec::new();
     let mut note = |outcome: Result<(), CreateError>| errors.extend(outcome.err());
-    note(request.cgroup.kill().map_err(CreateError::Cgroup));
-    note(request.cgroup.remove().map_err(CreateError::Cgroup));
-    note(remove_dir(&request.container_dir()));
-    note(remove_dir(&request.console_dir()));
+    note(site.cgroup.kill().map_err(CreateError::Cgroup));
+    note(site.cgroup.remove().map_err(CreateError::Cgroup));
+    note(remove_dir(&site.container_dir()));
+    note(remove_dir(&site.console_dir()));
     errors
 }
 

@@ -97,7 +97,7 @@ fn make(
     let log: &'static OwnedFd = Box::leak(Box::new(log));
     tracing::subscriber::set_global_default(Errors { log: log.as_fd() })
         .map_err(|error| CreateError::system("install subscriber", io::Error::other(error)))?;
-    let keyring = join_keyring(&request.id)?;
+    let keyring = join_keyring(&request.site.id)?;
     set_oom_score_adj(&request.spec)?;
     let (spec, home) = stage_spec(request, stdio)?;
     let mut process = request.spec.process().clone().unwrap_or_default();
@@ -110,7 +110,7 @@ fn make(
         read_only,
         exec,
     )?;
-    let bundle = request.stage_dir.join("bundle");
+    let bundle = request.site.stage_dir.join("bundle");
     rootfs::passable_dir(&bundle).map_err(CreateError::Mount)?;
     let config = serde_json::to_vec(&spec).map_err(CreateError::Spec)?;
     fs::write(bundle.join("config.json"), config)
@@ -122,7 +122,7 @@ fn make(
 /// Mounts root file system and volumes, and returns the spec for the crate
 /// together with the home directory of the container's user.
 fn stage_spec(request: &Request, stdio: &ChildEnds<'_>) -> Result<(Spec, String), CreateError> {
-    let (spec, stage) = (&request.spec, &request.stage_dir);
+    let (spec, stage) = (&request.spec, &request.site.stage_dir);
     rootfs::enter_namespace(stage).map_err(CreateError::Mount)?;
     let root = stage.join("rootfs");
     rootfs::passable_dir(&root).map_err(CreateError::Mount)?;
@@ -159,8 +159,8 @@ fn build(
         fd.try_clone_to_owned()
             .map_err(|error| CreateError::system("dup stdio", error))
     };
-    let mut builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_root_path(&request.state_dir)
+    let mut builder = ContainerBuilder::new(request.site.id.clone(), SyscallType::default())
+        .with_root_path(&request.site.state_dir)
         .map_err(crate_error)?
         .with_executor(launch);
     builder = match stdio {
@@ -202,15 +202,13 @@ fn join_keyring(id: &str) -> Result<Option<String>, CreateError> {
     }
 }
 
-/// What may not be had without CAP_SYS_RESOURCE is left as it is.
+/// A spec that says nothing means 0, and not what the shim has. What may not
+/// be had without CAP_SYS_RESOURCE is left as it is.
 fn set_oom_score_adj(spec: &Spec) -> Result<(), CreateError> {
-    let Some(wanted) = spec
-        .process()
-        .as_ref()
+    let process = spec.process().as_ref();
+    let wanted = process
         .and_then(|process| process.oom_score_adj())
-    else {
-        return Ok(());
-    };
+        .unwrap_or(0);
     match fs::write("/proc/self/oom_score_adj", wanted.to_string()) {
         Err(error) if error.raw_os_error() != Some(libc::EACCES) => {
             Err(CreateError::system("write oom_score_adj", error))

@@ -53,13 +53,14 @@ impl Driver {
         let outcome = {
             let Creating {
                 kept,
+                request,
                 worker,
                 mut stdio,
                 reaped,
                 cancelled,
                 ..
             } = *creating;
-            let made = worker.outcome(&kept.request).and_then(|made| {
+            let made = worker.outcome(&request).and_then(|made| {
                 let died = reaped.iter().find(|(pid, _)| *pid == made.pid);
                 match died {
                     _ if cancelled => Err(failure("worker", "killed on request".to_owned(), 0)),
@@ -85,7 +86,7 @@ impl Driver {
         match outcome {
             Ok(live) => self.created(live, asker),
             Err((kept, failure)) => {
-                self.take_back(kept.request);
+                self.take_back(kept.site);
                 let kind = if failure.invalid {
                     Kind::Invalid
                 } else {
@@ -95,6 +96,7 @@ impl Driver {
             }
         }
         sys::trim_heap();
+        sys::trim_stack();
     }
 
     fn created(&mut self, live: Box<Live>, asker: Asker) {
@@ -109,7 +111,7 @@ impl Driver {
                 self.links.respond(asker, created, vec![pidfd]);
             }
             Err(error) => {
-                self.take_back(live.kept.request);
+                self.take_back(live.kept.site);
                 let text = crate::error::chain(&error);
                 self.refuse(asker, refusal(Kind::Internal, &failure("watch", text, 0)));
             }
@@ -122,7 +124,7 @@ impl Driver {
     /// process makes the cgroups itself, and before it has joined one no
     /// cgroup leads to it. There is no other child as long as there is no
     /// container.
-    pub(super) fn take_back(&mut self, request: create::Request) {
+    pub(super) fn take_back(&mut self, site: create::Site) {
         let deadline = Instant::now() + SETTLE;
         loop {
             let children = reaper::children();
@@ -138,10 +140,10 @@ impl Driver {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        for error in create::undo_failed(&request) {
+        for error in create::undo_failed(&site) {
             complain(&error);
         }
-        self.failed = Some(request);
+        self.failed = Some(site);
     }
 
     /// Init's report has something to read, or has ended.
@@ -199,7 +201,7 @@ impl Driver {
         let unwatched = live.pidfd.as_fd();
         epoll_delete(&self.epoll, unwatched);
         // Without a PID namespace of its own, init's death kills nobody else.
-        if let Err(error) = live.kept.request.cgroup().kill() {
+        if let Err(error) = live.kept.site.cgroup().kill() {
             complain(&error);
         }
         let record = ExitRecord {
@@ -345,7 +347,7 @@ fn settle_in(
         keyring: made.keyring.as_deref(),
     })
     .map_err(|error| failure("capture init", crate::error::chain(&error), error.errno()))?;
-    let oom = OomWatch::new(kept.request.cgroup()).map_err(system("open memory.events"))?;
+    let oom = OomWatch::new(kept.site.cgroup()).map_err(system("open memory.events"))?;
     // Last: from here on the process has two threads, and no worker may be
     // forked any more.
     stdio

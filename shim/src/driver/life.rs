@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use longshore_proto::shim::v1::Exited;
 
 use super::links::Asker;
-use crate::create::{ExecReport, Request, Worker};
+use crate::create::{ExecReport, Request, Site, Worker};
 use crate::exec;
 use crate::exit_record::Status;
 use crate::io::{Stdio, Ticket};
@@ -17,7 +17,7 @@ use crate::state::Stage;
 /// What outlives every stage but the empty one.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) request: Request,
+    pub(super) site: Site,
     pub(super) filter: Vec<u8>,
     pub(super) filter_flags: u32,
     pub(super) record: Vec<u8>,
@@ -28,6 +28,7 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) struct Creating {
     pub(super) kept: Kept,
+    pub(super) request: Request,
     pub(super) worker: Worker,
     pub(super) stdio: Stdio,
     pub(super) asker: Asker,
@@ -108,4 +109,12 @@ pub(super) struct Running {
     pub(super) master: Option<OwnedFd>,
     /// The connection whose end ends it.
     pub(super) bound_to: Option<u64>,
+}
+
+impl Running {
+    /// Signals its process group. It leads one, and as long as it is in the
+    /// driver's table it is not reaped, so the number is its own.
+    pub(super) fn signal_group(&self, signal: i32) -> std::io::Result<()> {
+        crate::sys::kill(-self.pid, signal)
+    }
 }

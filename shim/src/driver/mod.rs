@@ -81,7 +81,7 @@ struct Driver {
     links: Links,
     life: Life,
     /// The last Create that failed: of it only what the daemon made is left.
-    failed: Option<create::Request>,
+    failed: Option<create::Site>,
     execs: BTreeMap<String, Running>,
     linger: Duration,
     alone_since: Option<Instant>,
@@ -211,7 +211,7 @@ impl Driver {
             .filter(|exec| exec.bound_to == Some(token))
         {
             // It may be dead already.
-            crate::sys::pidfd_signal(exec.pidfd.as_fd(), libc::SIGKILL).ok();
+            exec.signal_group(libc::SIGKILL).ok();
         }
     }
 
@@ -237,8 +237,8 @@ impl Driver {
     /// Takes back what is left of a container that ended or failed.
     fn leave_nothing(&self) -> Vec<create::CreateError> {
         match (&self.life, &self.failed) {
-            (Life::Ended(ended), _) => create::undo(&ended.kept.request),
-            (Life::Empty, Some(request)) => create::undo(request),
+            (Life::Ended(ended), _) => create::undo(&ended.kept.site),
+            (Life::Empty, Some(site)) => create::undo(site),
             (Life::Empty | Life::Creating(_) | Life::Live(_), _) => Vec::new(),
         }
     }

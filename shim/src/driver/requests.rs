@@ -148,6 +148,7 @@ impl Driver {
         let request = create::Request::parse(&create).map_err(|error| create_refusal(&error))?;
         let config = create.stdio.unwrap_or_default();
         let begun = request
+            .site()
             .make_dirs()
             .map_err(|error| create_refusal(&error))
             .and_then(|dir| {
@@ -163,14 +164,14 @@ impl Driver {
         let (worker, stdio) = match begun {
             Ok(begun) => begun,
             Err(refusal) => {
-                self.take_back(request);
+                self.take_back(request.site().clone());
                 return Err(refusal);
             }
         };
         self.failed = None;
         self.id.clone_from(&create.id);
         let kept = Kept {
-            request,
+            site: request.site().clone(),
             filter: create.seccomp_filter,
             filter_flags: create.seccomp_flags,
             record: create.record,
@@ -178,6 +179,7 @@ impl Driver {
         };
         self.life = Life::Creating(Box::new(Creating {
             kept,
+            request,
             worker,
             stdio,
             asker,
@@ -193,7 +195,7 @@ impl Driver {
         };
         // Before init can go on, so that no program ends before it started.
         let started_at = now();
-        create::start(&live.kept.request).map_err(|error| create_refusal(&error))?;
+        create::start(&live.kept.site).map_err(|error| create_refusal(&error))?;
         live.started_at = started_at;
         live.phase = match std::mem::replace(&mut live.phase, Phase::Running) {
             Phase::Created { report } => Phase::Starting {
@@ -216,21 +218,21 @@ impl Driver {
             let text = format!("{} is no signal number", kill.signal);
             return Err(refused(Kind::Invalid, "request", text));
         }
-        let request = match &mut self.life {
+        let site = match &mut self.life {
             Life::Creating(creating) => {
                 creating.cancelled = true;
                 creating.worker.kill();
                 return say_done();
             }
             Life::Live(live) if !kill.all => return signal(&live.pidfd, kill.signal),
-            Life::Live(live) => &live.kept.request,
+            Life::Live(live) => &live.kept.site,
             Life::Empty | Life::Ended(_) => return say_done(),
         };
         if kill.signal == libc::SIGKILL {
             let text = |error| refused(Kind::Internal, "kill", chain(&error));
-            request.cgroup().kill().map_err(text)?;
+            site.cgroup().kill().map_err(text)?;
         } else {
-            request.cgroup().signal(kill.signal);
+            site.cgroup().signal(kill.signal);
         }
         say_done()
     }
@@ -287,7 +289,11 @@ impl Driver {
             let text = format!("{} is no signal number", kill.signal);
             return Err(refused(Kind::Invalid, "request", text));
         }
-        signal(&self.found(&kill.exec_id)?.pidfd, kill.signal)
+        let exec = self.found(&kill.exec_id)?;
+        if kill.group {
+            return sent(exec.signal_group(kill.signal));
+        }
+        signal(&exec.pidfd, kill.signal)
     }
 
     fn resize(&mut self, resize: &Resize) -> Answer {
@@ -385,12 +391,15 @@ impl Driver {
     }
 }
 
-/// Sends a signal; a process that is gone needs none.
+/// Sends a signal.
 fn signal(pidfd: &OwnedFd, signal: i32) -> Answer {
-    match sys::pidfd_signal(pidfd.as_fd(), signal) {
-        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-            Err(broken("pidfd_send_signal", &error))
-        }
+    sent(sys::pidfd_signal(pidfd.as_fd(), signal))
+}
+
+/// What came of a signal; a process that is gone needs none.
+fn sent(outcome: std::io::Result<()>) -> Answer {
+    match outcome {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(broken("signal", &error)),
         _ => say_done(),
     }
 }

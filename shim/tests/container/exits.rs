@@ -213,7 +213,9 @@ fn execs_run_and_die_with_the_connection_that_asked() {
     );
     let exec = |id: &str, bound| Exec {
         exec_id: id.to_owned(),
-        args: vec![b"sleep".to_vec(), b"77".to_vec()],
+        args: ["sh", "-c", "sleep 77 & wait"]
+            .map(|arg| arg.as_bytes().to_vec())
+            .to_vec(),
         kill_on_disconnect: bound,
         ..Default::default()
     };
@@ -223,11 +225,13 @@ fn execs_run_and_die_with_the_connection_that_asked() {
     shim.reconnect();
     wait_for("the bound exec's death", || {
         let (_, ps) = shim.exec(&["ps", "-o", "args"]);
-        (ps.matches("sleep 77").count() == 1).then_some(())
+        // Its shell and the child of that.
+        (ps.matches("sleep 77").count() == 2).then_some(())
     });
     let kill = proto::KillExec {
         exec_id: "b".into(),
         signal: libc::SIGKILL,
+        group: true,
     };
     shim.ask(Op::KillExec(kill.clone())).unwrap();
     loop {
@@ -239,6 +243,12 @@ fn execs_run_and_die_with_the_connection_that_asked() {
         }
     }
     assert_eq!(kind(shim.ask(Op::KillExec(kill))), Kind::NotFound);
+    let (_, ps) = shim.exec(&["ps", "-o", "args"]);
+    assert_eq!(
+        ps.matches("sleep 77").count(),
+        0,
+        "its group went with it: {ps}"
+    );
     shim.kill(libc::SIGKILL);
     shim.exited();
     shim.collect();

@@ -158,7 +158,7 @@ impl Shim {
         rustix::net::listen(&listener, 8).unwrap();
         let process = Command::new("/bin/sh")
             .args(["-c", "exec \"$0\" \"$@\" 3<&0 </dev/null"])
-            .arg(env!("CARGO_BIN_EXE_longshore-shim"))
+            .arg(binary())
             .args(["serve", "--id", &id, "--log-stderr"])
             .args(more)
             .stdin(Stdio::from(listener))
@@ -424,6 +424,15 @@ impl Drop for Shim {
         let parent = Path::new(&self.cgroup).parent().unwrap();
         drop(Cgroup::new(parent).unwrap().remove());
     }
+}
+
+/// The shim to test: `LONGSHORE_SHIM`, such as the static build that is
+/// shipped, or the one that cargo has just built.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("LONGSHORE_SHIM").map_or_else(
+        || env!("CARGO_BIN_EXE_longshore-shim").into(),
+        PathBuf::from,
+    )
 }
 
 fn connect(path: &Path) -> OwnedFd {

@@ -206,19 +206,27 @@ fn oom_score_and_rlimits_are_the_specs() {
         return;
     }
     let node = Node::new();
-    let score = |adj: i32, node: &Node| {
+    let score = |adj: Option<i32>, node: &Node| {
         let mut shim = Shim::start(node);
         let mut spec = shell(&shim, "cat /proc/self/oom_score_adj; ulimit -n");
         spec["process"]["oomScoreAdj"] = adj.into();
+        if adj.is_none() {
+            spec["process"]
+                .as_object_mut()
+                .unwrap()
+                .remove("oomScoreAdj");
+        }
         spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 123, "hard": 124}]);
         let (exited, log) = shim.run(&spec);
         assert_eq!(exited.code, 0, "{log}");
         shim.collect();
         log
     };
-    assert_eq!(score(500, &node), "500\n123\n");
+    assert_eq!(score(Some(500), &node), "500\n123\n");
+    // The shim's own is not the container's.
+    assert!(score(None, &node).starts_with("0\n"));
     // Less than this machine allows is clamped; it does not fail.
-    let low = score(-998, &node);
+    let low = score(Some(-998), &node);
     let got: i32 = low.lines().next().unwrap().parse().unwrap();
     assert!((-998..=0).contains(&got), "{low}");
 }
