@@ -166,8 +166,20 @@ fn pin_tells_what_went_wrong_and_ends_with_the_daemon() {
     assert!(child.wait().unwrap().success());
 }
 
-/// The pid and pidfd that `init` sends.
-fn pod_init(args: &[&str]) -> (i32, OwnedFd) {
+/// PID 1 of a pod, which does not outlive the test.
+struct PodInit {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Drop for PodInit {
+    fn drop(&mut self) {
+        drop(sys::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL));
+    }
+}
+
+/// Starts `init` and takes what it sends.
+fn pod_init(args: &[&str]) -> PodInit {
     let (mut child, socket) = spawn(args);
     let mut buffer = [0; 64];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -182,10 +194,10 @@ fn pod_init(args: &[&str]) -> (i32, OwnedFd) {
         }
     }
     assert!(child.wait().unwrap().success(), "the starter ends");
-    (
-        i32::from_ne_bytes(buffer[..4].try_into().unwrap()),
-        pidfd.unwrap(),
-    )
+    PodInit {
+        pid: i32::from_ne_bytes(buffer[..4].try_into().unwrap()),
+        pidfd: pidfd.unwrap(),
+    }
 }
 
 fn field(pid: i32, name: &str) -> String {
@@ -204,7 +216,8 @@ fn a_pod_init_reaps_for_its_containers_and_ends_when_told() {
     }
     let node = Node::new();
     let before = node.mountinfo();
-    let (pid, pidfd) = pod_init(&["init", "--ready-fd", "3"]);
+    let init = pod_init(&["init", "--ready-fd", "3"]);
+    let pid = init.pid;
     assert_eq!(field(pid, "NSpid"), format!("{pid}\t1"));
     assert_eq!(field(pid, "CapEff"), "0000000000000000");
     assert_eq!(field(pid, "CapBnd"), "0000000000000000");
@@ -252,7 +265,7 @@ fn a_pod_init_reaps_for_its_containers_and_ends_when_told() {
             .is_empty()
             .then_some(())
     });
-    sys::pidfd_signal(pidfd.as_fd(), libc::SIGTERM).unwrap();
+    sys::pidfd_signal(init.pidfd.as_fd(), libc::SIGTERM).unwrap();
     wait_for("its end", || {
         (!Path::new(&format!("/proc/{pid}/ns/pid")).exists()).then_some(())
     });
