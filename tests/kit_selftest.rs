@@ -1,7 +1,9 @@
 //! The kit against the real daemon: what every node test relies on.
 
+use longshore_kit::cri::Client;
 use longshore_kit::crictl::Crictl;
-use longshore_kit::{Daemon, Node, paths, skip};
+use longshore_kit::pods::Pod;
+use longshore_kit::{Audit, Daemon, Node, paths, skip};
 
 /// The daemon needs the static shim, which cargo alone does not build.
 fn ready(test: &str) -> bool {
@@ -52,4 +54,24 @@ async fn two_daemons_share_a_node() {
     let two = Daemon::start_named(&node, "b", "").await.unwrap();
     assert_ne!(one.instance(), two.instance());
     assert_ne!(one.pid(), two.pid());
+}
+
+#[tokio::test]
+async fn the_audit_sees_a_pod_and_its_end() {
+    if !ready("the_audit_sees_a_pod_and_its_end") {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let daemon = Daemon::start(&node, "").await.unwrap();
+    let mut client = Client::new(&daemon.socket());
+    let pod = Pod::new(&node, "a").unwrap().host_network();
+    let audit = Audit::before(&node).unwrap();
+    let id = client.run_pod(&pod).await.unwrap();
+    let alive = audit.after().unwrap();
+    assert!(
+        alive.iter().any(|item| item.what.contains(&id)),
+        "{alive:?}"
+    );
+    client.remove_pod(&id).await.unwrap();
+    audit.assert_clean();
 }

@@ -70,10 +70,11 @@ say "a pod"
 cat >"$dir/pod.json" <<-END
 	{ "metadata": { "name": "demo", "namespace": "default", "uid": "demo-1", "attempt": 0 },
 	  "hostname": "demo", "log_directory": "$dir/logs/demo",
-	  "linux": { "cgroup_parent": "/$name" } }
+	  "linux": { "cgroup_parent": "/$name", "security_context": { "namespace_options": { "pid": 1 } } } }
 END
 cat >"$dir/container.json" <<-END
-	{ "metadata": { "name": "hello" }, "image": { "image": "$image" }, "log_path": "hello.log", "linux": {},
+	{ "metadata": { "name": "hello" }, "image": { "image": "$image" }, "log_path": "hello.log",
+	  "linux": { "security_context": { "namespace_options": { "pid": 1 } } },
 	  "command": ["sh", "-c", "echo \"hello from \$(hostname), my address is \$(hostname -i)\"; exec sleep 1000"] }
 END
 mkdir -p "$dir/logs/demo"
@@ -90,7 +91,7 @@ say "its own output, and its address"
 show logs "$container"
 echo "pod IP: $address"
 crictl logs "$container" | grep -q "my address is .*$address"
-show exec -s "$container" cat /proc/1/comm
+show exec -s "$container" ps
 
 say "the end"
 show stop --timeout 1 "$container"

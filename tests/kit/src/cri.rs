@@ -104,14 +104,19 @@ impl Client {
         Ok(answer.into_inner().pod_sandbox_id)
     }
 
-    /// CreateContainer; hands back the id.
+    /// CreateContainer; hands back the id. As the kubelet does, a container that says nothing of its
+    /// namespaces gets the pod's.
     ///
     /// # Errors
     /// As the RPC.
     pub async fn create(&mut self, pod_id: &str, pod: &Pod, of: &Container) -> Result<String> {
+        let mut of = of.clone();
+        if of.security().namespace_options.is_none() {
+            of.security().namespace_options = pod.namespace_options();
+        }
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: pod_id.to_owned(),
-            config: Some(of.config.clone()),
+            config: Some(of.config),
             sandbox_config: Some(pod.config.clone()),
         };
         let answer = Box::pin(self.runtime.create_container(request))

@@ -78,6 +78,13 @@ impl Pod {
         self
     }
 
+    /// A copy of the pod's namespace options, for a container's request.
+    #[must_use]
+    pub fn namespace_options(&self) -> Option<cri::NamespaceOption> {
+        let security = self.config.linux.as_ref()?.security_context.as_ref()?;
+        security.namespace_options.clone()
+    }
+
     /// The pod's namespace options.
     pub fn namespaces(&mut self) -> &mut cri::NamespaceOption {
         self.security().namespace_options.get_or_insert_default()

@@ -16,6 +16,8 @@ use crate::node::{on_thread, sweep};
 const HOST_LOCAL: &str = "/var/lib/cni/networks";
 /// Where network namespaces are pinned.
 const PINS: &str = "/run/netns";
+/// Where a daemon's fallback network has its leases, below the root.
+const BOOKS: &str = "network/leases";
 /// What a daemon's root keeps when no pod is left.
 const KEPT: [&str; 3] = ["images", "layers", "content"];
 /// Directories of a daemon's root whose content belongs to pods and jobs.
@@ -181,6 +183,11 @@ fn files(node: &Path, items: &mut BTreeSet<Item>) {
         for owned in OWNED_BY_PODS {
             walk(&root.join(owned), 2, items);
         }
+        // The fallback network's own host-local keeps its books among the intents.
+        let books = root.join(BOOKS);
+        leases(&books, items);
+        let kept = |item: &Item| item.kind != Kind::File || !is_below(&item.what, &books);
+        items.retain(kept);
         // Half-written records, staged files: whatever is beside the directories it keeps.
         for path in list(&root) {
             if !KEPT.iter().any(|kept| Path::new(&path) == root.join(kept)) {
@@ -189,6 +196,10 @@ fn files(node: &Path, items: &mut BTreeSet<Item>) {
         }
         walk(&state, 3, items);
     }
+}
+
+fn is_below(path: &str, dir: &Path) -> bool {
+    Path::new(path).starts_with(dir)
 }
 
 fn walk(dir: &Path, depth: u32, items: &mut BTreeSet<Item>) {

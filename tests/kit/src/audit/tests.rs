@@ -75,6 +75,24 @@ fn an_address_is_found_and_bookkeeping_is_not() {
 }
 
 #[test]
+fn an_address_of_the_fallback_network_is_found_and_its_books_are_not() {
+    let (items, ()) = leave(|node| {
+        let dir = node.dir().join("d/root/network/leases/longshore-bridge");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("lock"), "").unwrap();
+        fs::write(dir.join("10.88.0.9"), "abcdef\r\neth0").unwrap();
+    });
+    assert_one(&items, Kind::Address, "10.88.0.9 of abcdef");
+    let unexpected = |item: &&Item| item.what.contains("leases") && item.kind == Kind::File;
+    assert_eq!(
+        items.iter().filter(unexpected).count(),
+        0,
+        "{}",
+        lines(&items)
+    );
+}
+
+#[test]
 fn a_rule_is_found_and_a_permanent_one_is_not() {
     let (items, ()) = leave(|node| {
         run(node, "iptables -t nat -N CNI-HOSTPORT-DNAT");
