@@ -92,6 +92,8 @@ impl Inner {
         diff_ids: &[DiffId],
         parcels: Vec<Parcel>,
     ) -> Result<Vec<LayerId>, ImageError> {
+        // One at a time: who shares a layer with the commit before finds it stored.
+        let _commit = self.commits.lock().await;
         let (snapshotter, diff_ids) = (self.snapshotter.clone(), diff_ids.to_vec());
         let job = self.tasks.spawn_blocking(move || {
             let unpacked = parcels.iter().filter_map(Parcel::take).collect();

@@ -63,6 +63,8 @@ pub(super) struct Inner {
     pub(super) table: watch::Sender<Arc<Table>>,
     /// Held over a change of record and table together.
     pub(super) writer: tokio::sync::Mutex<()>,
+    /// Held while layers are committed.
+    pub(super) commits: tokio::sync::Mutex<()>,
     /// Held while a pull looks which layers there are, and while one is swept.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
     pub(super) marks: Arc<Marks>,
@@ -105,6 +107,7 @@ impl Images {
             pins,
             records,
             writer: tokio::sync::Mutex::default(),
+            commits: tokio::sync::Mutex::default(),
             gate: Arc::default(),
             marks: Arc::default(),
             config,

@@ -1,7 +1,7 @@
 //! Layers on their way: one download each, however many pulls want it.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use longshore_snapshotter::unpack::UnpackError;
@@ -42,48 +42,62 @@ impl Drop for Parcel {
 }
 
 type Outcome = Result<Parcel, Arc<ImageError>>;
+type Contents = Weak<Mutex<Option<UnpackedLayer>>>;
 
 /// Fetches and unpacks layers.
 #[derive(Debug)]
 pub(super) struct Layers {
-    snapshotter: Arc<dyn Snapshotter>,
     flights: Flights<LayerWork, Outcome>,
-    tasks: Tasks,
+    workshop: Arc<Workshop>,
     /// Layers that one pull fetches at the same time.
     parallel: usize,
+}
+
+/// What every flight needs.
+#[derive(Debug)]
+struct Workshop {
+    snapshotter: Arc<dyn Snapshotter>,
+    tasks: Tasks,
     /// Layers that all pulls fetch at the same time.
-    slots: Arc<Semaphore>,
+    slots: Semaphore,
+    /// Layers that are unpacked and that somebody is yet to commit.
+    unpacked: Mutex<HashMap<LayerWork, Contents>>,
 }
 
 impl Layers {
     pub(super) fn new(snapshotter: Arc<dyn Snapshotter>, tasks: Tasks, parallel: usize) -> Self {
+        let parallel = parallel.max(1);
         Self {
-            snapshotter,
             flights: Flights::new(tasks.clone()),
-            tasks,
-            parallel: parallel.max(1),
-            slots: Arc::new(Semaphore::new(parallel.max(1) * 2)),
+            workshop: Arc::new(Workshop {
+                snapshotter,
+                tasks,
+                slots: Semaphore::new(parallel * 2),
+                unpacked: Mutex::default(),
+            }),
+            parallel,
         }
     }
 
-    /// Fetches and unpacks those of `work` that `missing` names.
+    /// Fetches and unpacks those layers of the image that `missing` names.
     ///
     /// # Errors
     /// The first layer's that failed.
     pub(super) async fn fetch(
         &self,
         source: &Arc<Source>,
-        work: &[LayerWork],
+        image: &[LayerWork],
         missing: &[DiffId],
     ) -> Result<Vec<Parcel>, Arc<ImageError>> {
+        let diff_ids: Arc<[DiffId]> = image.iter().map(|layer| layer.diff_id).collect();
         let mut wanted: HashSet<&DiffId> = missing.iter().collect();
-        let todo: Vec<LayerWork> = work
+        let todo: Vec<LayerWork> = image
             .iter()
             .filter(|layer| wanted.remove(&layer.diff_id))
             .cloned()
             .collect();
         stream::iter(todo)
-            .map(|layer| self.one(source.clone(), layer))
+            .map(|layer| self.one(source.clone(), diff_ids.clone(), layer))
             .buffer_unordered(self.parallel)
             .try_collect()
             .await
@@ -91,16 +105,12 @@ impl Layers {
 
     /// A joined flight goes by another pull's registry and credentials: where
     /// it fails, this pull tries by its own.
-    async fn one(&self, source: Arc<Source>, layer: LayerWork) -> Outcome {
+    async fn one(&self, source: Arc<Source>, image: Arc<[DiffId]>, layer: LayerWork) -> Outcome {
         loop {
             let ticket = self.flights.join(layer.clone(), false, || {
-                fetch(
-                    source.clone(),
-                    layer.clone(),
-                    self.snapshotter.clone(),
-                    self.tasks.clone(),
-                    self.slots.clone(),
-                )
+                let (workshop, source) = (self.workshop.clone(), source.clone());
+                let (image, layer) = (image.clone(), layer.clone());
+                async move { Ok(workshop.provide(&source, image, layer).await?) }
             });
             let led = ticket.led;
             match ticket.wait().await {
@@ -112,25 +122,58 @@ impl Layers {
     }
 }
 
-async fn fetch(
-    source: Arc<Source>,
-    layer: LayerWork,
-    snapshotter: Arc<dyn Snapshotter>,
-    tasks: Tasks,
-    slots: Arc<Semaphore>,
-) -> Outcome {
-    let _slot = slots.acquire_owned().await;
-    tracing::debug!(digest = %layer.blob.digest, size = layer.blob.size, "layer starts");
-    let (reader, feed) = source.open(&layer.blob.digest).await?;
-    let digest = layer.blob.digest.clone();
-    let unpacking = tasks.spawn_blocking(move || unpack(&*snapshotter, layer, reader));
-    let fed = feed.run().await;
-    let unpacked = unpacking.await.map_err(|_| ImageError::CutOff)?;
-    // A broken connection also makes the blob too short: it is the cause.
-    fed?;
-    let unpacked = unpacked?;
-    tracing::debug!(%digest, "layer unpacked");
-    Ok(Parcel(Arc::new(Mutex::new(Some(unpacked)))))
+impl Workshop {
+    /// The layer, unpacked. Between the end of a flight and the end of the
+    /// commit that takes its layer, the layer is neither in flight nor stored:
+    /// then it is in `unpacked`, and after that it is stored.
+    async fn provide(
+        &self,
+        source: &Source,
+        image: Arc<[DiffId]>,
+        layer: LayerWork,
+    ) -> Result<Parcel, ImageError> {
+        if let Some(contents) = self.unpacked().get(&layer).and_then(Weak::upgrade) {
+            return Ok(Parcel(contents));
+        }
+        let (snapshotter, diff_id) = (self.snapshotter.clone(), layer.diff_id);
+        let look = self
+            .tasks
+            .spawn_blocking(move || snapshotter.missing(&image));
+        if !look
+            .await
+            .map_err(|_| ImageError::CutOff)??
+            .contains(&diff_id)
+        {
+            return Ok(Parcel(Arc::default()));
+        }
+        let unpacked = self.fetch(source, layer.clone()).await?;
+        let contents = Arc::new(Mutex::new(Some(unpacked)));
+        let mut waiting = self.unpacked();
+        waiting.retain(|_, contents| contents.strong_count() > 0);
+        waiting.insert(layer, Arc::downgrade(&contents));
+        Ok(Parcel(contents))
+    }
+
+    async fn fetch(&self, source: &Source, layer: LayerWork) -> Result<UnpackedLayer, ImageError> {
+        let _slot = self.slots.acquire().await;
+        tracing::debug!(digest = %layer.blob.digest, size = layer.blob.size, "layer starts");
+        let (reader, feed) = source.open(&layer.blob.digest).await?;
+        let (snapshotter, digest) = (self.snapshotter.clone(), layer.blob.digest.clone());
+        let unpacking = self
+            .tasks
+            .spawn_blocking(move || unpack(&*snapshotter, layer, reader));
+        let fed = feed.run().await;
+        let unpacked = unpacking.await.map_err(|_| ImageError::CutOff)?;
+        // A broken connection also makes the blob too short: it is the cause.
+        fed?;
+        let unpacked = unpacked?;
+        tracing::debug!(%digest, "layer unpacked");
+        Ok(unpacked)
+    }
+
+    fn unpacked(&self) -> MutexGuard<'_, HashMap<LayerWork, Contents>> {
+        self.unpacked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Unpacks a blob, and verifies both of its digests.

@@ -254,7 +254,7 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// The only descriptor of `index.json`.
-pub(super) fn root_descriptor(dir: &Path) -> Result<Descriptor> {
+pub(crate) fn root_descriptor(dir: &Path) -> Result<Descriptor> {
     let index = read_json(&dir.join("index.json"))?;
     let root = index
         .pointer("/manifests/0")

@@ -75,9 +75,16 @@ impl Response {
     }
 }
 
+/// The first byte of a TLS record that begins a handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Reads a request's head and drops its body. `None` at the end of the connection.
 pub(super) fn read_request(stream: &TcpStream) -> io::Result<Option<Request>> {
     let mut reader = BufReader::new(stream);
+    // A client that tries TLS first gets a closed connection, as from any server without it.
+    if reader.fill_buf()?.first() == Some(&TLS_HANDSHAKE) {
+        return Ok(None);
+    }
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 
 use super::http::{Request, Response, read_request};
 use crate::Node;
-use crate::image::layout::blob_path;
+use crate::image::layout::{blob_path, root_descriptor};
 use crate::image::{Descriptor, Image};
 
 /// How often a waiting thread looks whether the registry ends.
@@ -195,13 +195,21 @@ impl ScriptedRegistry {
     /// # Errors
     /// When the layout cannot be read.
     pub fn serve(&self, image: &Image, name: &str, tag: &str) -> Result<String> {
-        let descriptor = image.descriptor()?;
+        self.serve_layout(image.layout(), name, tag)
+    }
+
+    /// As [`Self::serve`], for a layout that a test made.
+    ///
+    /// # Errors
+    /// When the layout cannot be read.
+    pub fn serve_layout(&self, layout: &Path, name: &str, tag: &str) -> Result<String> {
+        let descriptor = root_descriptor(layout)?;
         let mut state = self.shared.state();
         let repository = state
             .repositories
             .entry(name.to_owned())
-            .or_insert_with(|| (image.layout().to_path_buf(), BTreeMap::new()));
-        repository.0 = image.layout().to_path_buf();
+            .or_insert_with(|| (layout.to_path_buf(), BTreeMap::new()));
+        repository.0 = layout.to_path_buf();
         repository.1.insert(tag.to_owned(), descriptor);
         Ok(format!("{}/{name}:{tag}", self.address))
     }
