@@ -37,13 +37,13 @@ fn pid(inputs: &Inputs<'_>) -> Result<Option<LinuxNamespace>, SpecError> {
     match inputs.config.security.namespaces.pid {
         NamespaceMode::Container => Ok(Some(new(Type::Pid))),
         NamespaceMode::Node => Ok(None),
-        NamespaceMode::Pod => match &inputs.pod.pid {
-            Some(path) => Ok(Some(join(Type::Pid, path.clone()))),
-            None => Err(SpecError::invalid(
-                field,
-                "POD, but the pod was made without a shared PID namespace",
-            )),
-        },
+        // POD is also what an absent request reads as: the container is then
+        // what its pod is, and has its own where the pod shares none.
+        NamespaceMode::Pod => Ok(match &inputs.pod.pid {
+            Some(path) => Some(join(Type::Pid, path.clone())),
+            None if inputs.pod.config.namespaces.pid == NamespaceMode::Node => None,
+            None => Some(new(Type::Pid)),
+        }),
         NamespaceMode::Target => match &inputs.target_pid_ns {
             Some(path) => Ok(Some(join(Type::Pid, path.clone()))),
             None => Err(SpecError::invalid(field, "TARGET without a running target")),

@@ -338,6 +338,18 @@ fn host_namespaces() {
 }
 
 #[test]
+fn a_container_that_says_nothing_is_as_its_pod() {
+    let mut case = Case::new();
+    case.config.security.namespaces.pid = NamespaceMode::Pod;
+    case.golden("plain");
+    case.sandbox.namespaces.pid = NamespaceMode::Node;
+    let spec = case.build().unwrap();
+    let namespaces = spec.linux().clone().unwrap().namespaces().clone().unwrap();
+    let pid = oci_spec::runtime::LinuxNamespaceType::Pid;
+    assert!(namespaces.iter().all(|namespace| namespace.typ() != pid));
+}
+
+#[test]
 fn shared_and_targeted_pid() {
     let mut case = Case::new();
     case.shared_pid = true;
@@ -477,10 +489,6 @@ fn refusals_name_their_field() {
     change(
         &|c| c.config.security.capabilities.add = vec!["CAP_X".into()],
         "capabilities",
-    );
-    change(
-        &|c| c.config.security.namespaces.pid = NamespaceMode::Pod,
-        "pid",
     );
     for path in ["relative", "/", "//.", "/a/../b"] {
         change(
