@@ -15,6 +15,7 @@ use longshore_proto::admin::v1::admin_server::AdminServer;
 use longshore_proto::cri::v1::image_service_server::ImageServiceServer;
 use longshore_proto::cri::v1::runtime_service_server::RuntimeServiceServer;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::parts::Parts;
@@ -29,8 +30,8 @@ use crate::shutdown::Signals;
 /// The largest message that is read, in bytes; kubelet's own limit.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// How long jobs may go on after a signal to stop.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long calls and then jobs may go on after a signal to stop.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The daemon, ready to serve.
 #[derive(Debug)]
@@ -101,15 +102,19 @@ impl App {
             stop.cancel();
         });
         let stopped = self.tasks.stopping();
-        Server::builder()
+        let server = Server::builder()
             .add_service(runtime)
             .add_service(images)
             .add_service(admin)
             .serve_with_incoming_shutdown(
                 UnixListenerStream::new(listener),
-                stopped.cancelled_owned(),
-            )
-            .await?;
+                stopped.clone().cancelled_owned(),
+            );
+        tokio::select! {
+            served = server => served?,
+            // A client that keeps its connection open must not keep the daemon alive.
+            () = overdue(stopped) => tracing::warn!("clients still connected are cut off"),
+        }
         if tokio::time::timeout(PATIENCE, self.tasks.shut_down())
             .await
             .is_err()
@@ -118,6 +123,12 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Returns [`PATIENCE`] after the daemon was told to stop.
+async fn overdue(stopped: CancellationToken) {
+    stopped.cancelled().await;
+    tokio::time::sleep(PATIENCE).await;
 }
 
 /// Every directory with its mode: what user-namespaced containers must search

@@ -82,6 +82,16 @@ fn failure(verb: Verb, plugin: &Plugin, list: &NetworkList, cause: PluginCause) 
     }
 }
 
+/// Looks for every plugin of the network, so that one that is missing is known
+/// before the first has an effect.
+pub(super) fn present(runner: &Runner, list: &NetworkList) -> Result<(), Box<PluginFailure>> {
+    for plugin in list.plugins() {
+        let found = runner.find(&plugin.kind);
+        found.map_err(|cause| Box::new(failure(Verb::Add, plugin, list, cause)))?;
+    }
+    Ok(())
+}
+
 /// Runs ADD of each plugin, each with the result of the one before, and returns
 /// the last result. The first failure ends it; DEL is then the caller's.
 pub(super) async fn add(

@@ -62,7 +62,7 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    fn find(&self, plugin: &str) -> Result<PathBuf, PluginCause> {
+    pub(super) fn find(&self, plugin: &str) -> Result<PathBuf, PluginCause> {
         self.bin_dirs
             .iter()
             .map(|dir| dir.join(plugin))

@@ -126,7 +126,8 @@ impl Cni {
     /// exist, and [`Self::del`] is due. `progress` is told each plugin before it runs.
     ///
     /// # Errors
-    /// [`CniError`]; [`CniError::NotReady`] and [`CniError::Exists`] before any effect.
+    /// [`CniError`]; [`CniError::NotReady`], [`CniError::Exists`] and a missing plugin before
+    /// any effect.
     pub async fn add(
         &self,
         attachment: &Attachment,
@@ -134,6 +135,7 @@ impl Cni {
     ) -> Result<Attached, CniError> {
         let inner = &self.0;
         let network = self.networks().current.clone()?;
+        plugins::present(&inner.runner, &network.list)?;
         let _serial = inner.busy.lock(&attachment.id).await;
         let intent = Intent::new(&network.list, attachment, IFNAME);
         let intent = inner

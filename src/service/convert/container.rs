@@ -17,13 +17,17 @@ use crate::container::model::{
     Propagation, SecurityContext,
 };
 use crate::container::{ContainerState, ContainerView, ExecOutput};
-use crate::sandbox::model::Resources;
+use crate::sandbox::model::{NamespaceOptions, Resources};
 
-/// The configuration of a container.
+/// The configuration of a container in a pod with these namespaces, which are
+/// its own too unless it asks for others.
 ///
 /// # Errors
 /// [`BadRequest`] naming the field.
-pub fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, BadRequest> {
+pub fn config(
+    config: v1::ContainerConfig,
+    pod: &NamespaceOptions,
+) -> Result<ContainerConfig, BadRequest> {
     let metadata = config
         .metadata
         .ok_or(BadRequest::Missing("config.metadata"))?;
@@ -66,7 +70,7 @@ pub fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, BadRequest
         stdin_once: config.stdin_once,
         tty: config.tty,
         resources: linux.resources.map(resources),
-        security: security(linux.security_context.unwrap_or_default())?,
+        security: security(linux.security_context.unwrap_or_default(), pod)?,
         cdi_devices: config
             .cdi_devices
             .into_iter()
@@ -158,7 +162,10 @@ fn device(device: v1::Device) -> Result<Device, BadRequest> {
     })
 }
 
-fn security(security: v1::LinuxContainerSecurityContext) -> Result<SecurityContext, BadRequest> {
+fn security(
+    security: v1::LinuxContainerSecurityContext,
+    pod: &NamespaceOptions,
+) -> Result<SecurityContext, BadRequest> {
     let capabilities = security.capabilities.unwrap_or_default();
     let (user, group) = (int(security.run_as_user), int(security.run_as_group));
     if group.is_some() && user.is_none() && security.run_as_username.is_empty() {
@@ -190,7 +197,10 @@ fn security(security: v1::LinuxContainerSecurityContext) -> Result<SecurityConte
             add_ambient: capabilities.add_ambient_capabilities,
         },
         privileged: security.privileged,
-        namespaces: namespaces(security.namespace_options, Scope::Container)?,
+        namespaces: match security.namespace_options {
+            None => pod.clone(),
+            asked => namespaces(asked, Scope::Container)?,
+        },
         selinux: security.selinux_options.map(selinux),
         run_as_user: user,
         run_as_group: group,
@@ -452,6 +462,11 @@ pub fn seconds(count: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::model::NamespaceMode;
+
+    fn parse(config: v1::ContainerConfig) -> Result<ContainerConfig, BadRequest> {
+        super::config(config, &NamespaceOptions::default())
+    }
 
     fn minimal() -> v1::ContainerConfig {
         v1::ContainerConfig {
@@ -472,13 +487,13 @@ mod tests {
         let mut no_metadata = minimal();
         no_metadata.metadata = None;
         assert_eq!(
-            config(no_metadata).unwrap_err(),
+            parse(no_metadata).unwrap_err(),
             BadRequest::Missing("config.metadata")
         );
         let mut no_image = minimal();
         no_image.image = None;
         assert_eq!(
-            config(no_image).unwrap_err(),
+            parse(no_image).unwrap_err(),
             BadRequest::Missing("config.image")
         );
     }
@@ -501,6 +516,26 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_are_the_pods_unless_asked_otherwise() {
+        let pod = NamespaceOptions {
+            pid: NamespaceMode::Container,
+            ..NamespaceOptions::default()
+        };
+        let silent = super::config(minimal(), &pod).unwrap();
+        assert_eq!(silent.security.namespaces, pod);
+        let mut asking = minimal();
+        asking.linux = Some(v1::LinuxContainerConfig {
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(v1::NamespaceOption::default()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let asking = super::config(asking, &pod).unwrap();
+        assert_eq!(asking.security.namespaces.pid, NamespaceMode::Pod);
+    }
+
+    #[test]
     fn a_group_needs_a_user() {
         let mut c = minimal();
         c.linux = Some(v1::LinuxContainerConfig {
@@ -510,7 +545,7 @@ mod tests {
             }),
             ..Default::default()
         });
-        assert!(config(c.clone()).is_err());
+        assert!(parse(c.clone()).is_err());
         c.linux
             .as_mut()
             .unwrap()
@@ -518,7 +553,7 @@ mod tests {
             .as_mut()
             .unwrap()
             .run_as_username = "u".into();
-        assert!(config(c).is_ok());
+        assert!(parse(c).is_ok());
     }
 
     #[test]
@@ -537,7 +572,7 @@ mod tests {
             |m| m.propagation = 9,
         ];
         let with = |mount: v1::Mount| {
-            config(v1::ContainerConfig {
+            parse(v1::ContainerConfig {
                 mounts: vec![mount],
                 ..minimal()
             })
@@ -553,7 +588,7 @@ mod tests {
     #[test]
     fn a_log_path_stays_below_its_directory() {
         let with = |path: &str| {
-            config(v1::ContainerConfig {
+            parse(v1::ContainerConfig {
                 log_path: path.into(),
                 ..minimal()
             })

@@ -67,7 +67,14 @@ impl<'a> Crictl<'a> {
     /// # Errors
     /// When it fails or does not print JSON.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = output(self.command().args(arguments).args(["-o", "json"]))?;
+        // Flags end at the first argument that is none, such as an id.
+        let (subcommand, rest) = arguments.split_at(1);
+        let text = output(
+            self.command()
+                .args(subcommand)
+                .args(["-o", "json"])
+                .args(rest),
+        )?;
         serde_json::from_str(&text).context("parse crictl's output")
     }
 
