@@ -13,6 +13,7 @@
 mod import;
 mod lies;
 mod pull;
+mod service;
 mod store;
 
 use std::future::Future;
