@@ -116,10 +116,8 @@ impl RuntimeService for Runtime {
         request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
         let (request, containers) = (request.into_inner(), self.containers.clone());
-        let config = request.config.ok_or(BadRequest::Missing("config"))?;
-        let pod = self.sandboxes.get(&request.pod_sandbox_id)?.view();
-        let config = containers::config(config, &pod.config.namespaces)?;
-        let create = async move { Ok(containers.create(pod.id.as_str(), config).await?) };
+        let config = containers::config(request.config.ok_or(BadRequest::Missing("config"))?)?;
+        let create = async move { Ok(containers.create(&request.pod_sandbox_id, config).await?) };
         let container_id = detached(&self.tasks, create).await?.into();
         reply(CreateContainerResponse { container_id })
     }

@@ -1,11 +1,11 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_proto::cri::v1 as cri;
 
 use super::setup::{LIMIT, shell, with_pod};
 
-/// Issue's own numbers: 20 containers, two of which end while nobody watches.
-const CONTAINERS: usize = 20;
+/// Two of them end while nobody watches. `tests/recovery` does it with many pods.
+const CONTAINERS: usize = 4;
 
 #[tokio::test]
 async fn containers_survive_the_daemon() {
@@ -21,9 +21,7 @@ async fn containers_survive_the_daemon() {
         }
         world.daemon.kill9().unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        let begun = Instant::now();
         world.daemon.restart().await.unwrap();
-        eprintln!("{CONTAINERS} containers back after {:?}", begun.elapsed());
         world.client = longshore_kit::cri::Client::new(&world.daemon.socket());
         for (number, id) in ids.iter().enumerate() {
             let status = world.client.status(id).await.unwrap();

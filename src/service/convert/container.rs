@@ -17,17 +17,13 @@ use crate::container::model::{
     Propagation, SecurityContext,
 };
 use crate::container::{ContainerState, ContainerView, ExecOutput};
-use crate::sandbox::model::{NamespaceOptions, Resources};
+use crate::sandbox::model::Resources;
 
-/// The configuration of a container in a pod with these namespaces, which are
-/// its own too unless it asks for others.
+/// The configuration of a container.
 ///
 /// # Errors
 /// [`BadRequest`] naming the field.
-pub fn config(
-    config: v1::ContainerConfig,
-    pod: &NamespaceOptions,
-) -> Result<ContainerConfig, BadRequest> {
+pub fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, BadRequest> {
     let metadata = config
         .metadata
         .ok_or(BadRequest::Missing("config.metadata"))?;
@@ -70,7 +66,7 @@ pub fn config(
         stdin_once: config.stdin_once,
         tty: config.tty,
         resources: linux.resources.map(resources),
-        security: security(linux.security_context.unwrap_or_default(), pod)?,
+        security: security(linux.security_context.unwrap_or_default())?,
         cdi_devices: config
             .cdi_devices
             .into_iter()
@@ -162,10 +158,7 @@ fn device(device: v1::Device) -> Result<Device, BadRequest> {
     })
 }
 
-fn security(
-    security: v1::LinuxContainerSecurityContext,
-    pod: &NamespaceOptions,
-) -> Result<SecurityContext, BadRequest> {
+fn security(security: v1::LinuxContainerSecurityContext) -> Result<SecurityContext, BadRequest> {
     let capabilities = security.capabilities.unwrap_or_default();
     let (user, group) = (int(security.run_as_user), int(security.run_as_group));
     if group.is_some() && user.is_none() && security.run_as_username.is_empty() {
@@ -197,10 +190,7 @@ fn security(
             add_ambient: capabilities.add_ambient_capabilities,
         },
         privileged: security.privileged,
-        namespaces: match security.namespace_options {
-            None => pod.clone(),
-            asked => namespaces(asked, Scope::Container)?,
-        },
+        namespaces: namespaces(security.namespace_options, Scope::Container)?,
         selinux: security.selinux_options.map(selinux),
         run_as_user: user,
         run_as_group: group,
@@ -462,11 +452,6 @@ pub fn seconds(count: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::model::NamespaceMode;
-
-    fn parse(config: v1::ContainerConfig) -> Result<ContainerConfig, BadRequest> {
-        super::config(config, &NamespaceOptions::default())
-    }
 
     fn minimal() -> v1::ContainerConfig {
         v1::ContainerConfig {
@@ -487,13 +472,13 @@ mod tests {
         let mut no_metadata = minimal();
         no_metadata.metadata = None;
         assert_eq!(
-            parse(no_metadata).unwrap_err(),
+            config(no_metadata).unwrap_err(),
             BadRequest::Missing("config.metadata")
         );
         let mut no_image = minimal();
         no_image.image = None;
         assert_eq!(
-            parse(no_image).unwrap_err(),
+            config(no_image).unwrap_err(),
             BadRequest::Missing("config.image")
         );
     }
@@ -516,26 +501,6 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_the_pods_unless_asked_otherwise() {
-        let pod = NamespaceOptions {
-            pid: NamespaceMode::Container,
-            ..NamespaceOptions::default()
-        };
-        let silent = super::config(minimal(), &pod).unwrap();
-        assert_eq!(silent.security.namespaces, pod);
-        let mut asking = minimal();
-        asking.linux = Some(v1::LinuxContainerConfig {
-            security_context: Some(v1::LinuxContainerSecurityContext {
-                namespace_options: Some(v1::NamespaceOption::default()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
-        let asking = super::config(asking, &pod).unwrap();
-        assert_eq!(asking.security.namespaces.pid, NamespaceMode::Pod);
-    }
-
-    #[test]
     fn a_group_needs_a_user() {
         let mut c = minimal();
         c.linux = Some(v1::LinuxContainerConfig {
@@ -545,7 +510,7 @@ mod tests {
             }),
             ..Default::default()
         });
-        assert!(parse(c.clone()).is_err());
+        assert!(config(c.clone()).is_err());
         c.linux
             .as_mut()
             .unwrap()
@@ -553,7 +518,7 @@ mod tests {
             .as_mut()
             .unwrap()
             .run_as_username = "u".into();
-        assert!(parse(c).is_ok());
+        assert!(config(c).is_ok());
     }
 
     #[test]
@@ -572,7 +537,7 @@ mod tests {
             |m| m.propagation = 9,
         ];
         let with = |mount: v1::Mount| {
-            parse(v1::ContainerConfig {
+            config(v1::ContainerConfig {
                 mounts: vec![mount],
                 ..minimal()
             })
@@ -588,7 +553,7 @@ mod tests {
     #[test]
     fn a_log_path_stays_below_its_directory() {
         let with = |path: &str| {
-            parse(v1::ContainerConfig {
+            config(v1::ContainerConfig {
                 log_path: path.into(),
                 ..minimal()
             })
