@@ -193,19 +193,35 @@ fn inner(plan: &Plan<'_>) -> Failure {
 /// Handlers and what Rust's runtime ignores (SIGPIPE) must not be inherited,
 /// nor the mask that signalfd needs.
 fn reset_signals() -> Result<(), Failure> {
-    // SAFETY: all zeroes is a valid sigaction and a valid, empty set.
-    let (default, empty): (libc::sigaction, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    /// Larger than any machine's `struct sigaction` of the kernel; all zeroes
+    /// is the default action.
+    const DEFAULT: [u64; 8] = [0; 8];
+    let empty: u64 = 0;
     for signal in 1..=64 {
-        // Fails for SIGKILL, SIGSTOP and those that libc keeps for itself.
-        // SAFETY: both pointers are valid or null.
-        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+        // Not by sigaction(3), which refuses the two signals that libc keeps
+        // for itself and that a parent may have ignored all the same. Fails
+        // for SIGKILL and SIGSTOP.
+        // SAFETY: the kernel reads its struct at the first pointer, writes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
-    // SAFETY: both pointers are valid or null.
-    check(
-        Step::Signals,
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) }
-            .into(),
-    )
+    // SAFETY: the kernel reads one set of 64 signals, writes nothing.
+    check(Step::Signals, unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const empty,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    })
 }
 
 fn join_cgroups(plan: &Plan<'_>) -> Result<(), Failure> {

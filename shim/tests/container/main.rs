@@ -5,6 +5,11 @@
 #[cfg(test)]
 mod cleanup;
 #[cfg(test)]
+#[path = "../description/mod.rs"]
+mod description;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
 mod exits;
 #[cfg(test)]
 mod harness;
