@@ -1,7 +1,7 @@
 //! Mode `pin`: makes the namespaces of a pod with a user namespace, and lives
 //! until the daemon has bind-mounted them. A multi-threaded daemon can't
 //! unshare a user namespace itself, and a namespace needs a process that has
-//! it to be pinned through /proc/<pid>/ns.
+//! it to be pinned through `/proc/<pid>/ns`.
 //!
 //! The order matters. With the user namespace alone first, its maps written
 //! and id 0 taken, the others are made by its root: unshared together, the
@@ -13,7 +13,7 @@
 //! |--------|------|--------------------------------------------------------|
 //! | pin    | `U`  | the user namespace is there: write my maps             |
 //! | daemon | `M`  | the maps are written                                   |
-//! | pin    | `N`  | all namespaces are there: /proc/<pid>/ns/* may be bound |
+//! | pin    | `N`  | all namespaces are there: `/proc/<pid>/ns/*` may be bound |
 //! | daemon | `X`  | bound: end (so does closing the socket)                |
 //!
 //! A failure is the byte `E`, followed by errno as a native i32 and the name

@@ -1,6 +1,6 @@
 //! The shim's program, held in a sealed memfd from which all shims run.
 //!
-//! No container can write to it (the shim's /proc/<pid>/exe is what a process
+//! No container can write to it (the shim's `/proc/<pid>/exe` is what a process
 //! of a container may get hold of), and an upgrade of the file on disk changes
 //! nothing for those that live.
 

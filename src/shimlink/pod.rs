@@ -194,7 +194,7 @@ impl Shims {
     }
 
     /// Makes a user namespace and others owned by it, and calls `bind` with
-    /// the directory /proc/<pid>/ns of a process that has them, to bind-mount
+    /// the directory `/proc/<pid>/ns` of a process that has them, to bind-mount
     /// what is to stay. `bind` runs on a thread that may block.
     ///
     /// # Errors

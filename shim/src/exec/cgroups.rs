@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// One cgroup of init, as create made it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
-    /// Second field of /proc/<pid>/cgroup: names the hierarchy.
+    /// Second field of `/proc/<pid>/cgroup`: names the hierarchy.
     controllers: String,
     mount: Mount,
     path: String,

@@ -13,7 +13,7 @@ use super::credentials::{CapabilitySets, Credentials};
 use super::error::{ExecError, Step};
 use super::{Capture, cgroups, home};
 
-/// Namespaces by their file in /proc/<pid>/ns and their flag.
+/// Namespaces by their file in `/proc/<pid>/ns` and their flag.
 const NAMESPACES: [(&str, i32); 8] = [
     ("user", libc::CLONE_NEWUSER),
     ("mnt", libc::CLONE_NEWNS),
@@ -33,7 +33,7 @@ pub struct Context {
     /// Flags of the namespaces in which init and the shim differ.
     pub(super) namespaces: i32,
     pub(super) cgroups: Vec<cgroups::Cgroup>,
-    /// As written to /proc/<pid>/oom_score_adj.
+    /// As written to `/proc/<pid>/oom_score_adj`.
     pub(super) oom_score_adj: Vec<u8>,
     pub(super) rlimits: Vec<(i32, libc::rlimit64)>,
     pub(super) umask: u32,
@@ -140,7 +140,7 @@ fn differing_namespaces(pid: i32) -> io::Result<i32> {
     Ok(flags)
 }
 
-/// A field of /proc/<pid>/status: init has its umask from whoever made it.
+/// A field of `/proc/<pid>/status`: init has its umask from whoever made it.
 fn umask_of(pid: i32) -> io::Result<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     status
