@@ -16,7 +16,10 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, UnmountFlags,
+    fsconfig_create, fsmount, fsopen,
+};
 
 use crate::bootstrap::{self, BootstrapError, SOCKET, system};
 use crate::{link, reaper, sys};
@@ -129,7 +132,7 @@ fn hand_over(pid: i32, socket: &OwnedFd, ready: OwnedFd) -> Result<(), Bootstrap
         .map_err(|error| system("send pidfd")(std::io::Error::other(error)))
 }
 
-/// PID 1: a /proc of its own, no capabilities, then reaping.
+/// PID 1: an empty root, no capabilities, then reaping.
 fn pid_1(told: OwnedFd) -> Result<(), BootstrapError> {
     let prepared = become_init().and_then(|signals| {
         // The daemon's socket too: it must see its end when the starter ends.
@@ -157,13 +160,33 @@ fn pid_1(told: OwnedFd) -> Result<(), BootstrapError> {
     }
 }
 
-fn become_init() -> Result<SignalFd, BootstrapError> {
+/// From the host's mounts to an empty, read-only root. A container of the pod
+/// that has CAP_SYS_PTRACE gets at /proc/1/root whatever PID 1 does to prevent
+/// it: there must be nothing.
+fn leave_host_files() -> Result<(), BootstrapError> {
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", propagation).map_err(system("make mounts slaves"))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", "/proc", "proc", flags, None).map_err(system("mount /proc"))?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(system("fsopen tmpfs"))?;
+    fsconfig_create(&context).map_err(system("create tmpfs"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(system("fsmount tmpfs"))?;
+    // Only a mount that has a place can become the root; any directory does.
+    let place = std::path::Path::new("/proc");
+    crate::rootfs::attach(&root, place).map_err(|error| system("mount tmpfs")(error.source))?;
+    rustix::process::fchdir(&root).map_err(system("enter tmpfs"))?;
+    // With both the same directory the old root ends up on top of the new one.
+    rustix::process::pivot_root(".", ".").map_err(system("pivot_root"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(system("unmount the host's root"))?;
+    rustix::process::chdir("/").map_err(system("chdir /"))
+}
+
+fn become_init() -> Result<SignalFd, BootstrapError> {
+    leave_host_files()?;
     rustix::process::setsid().map_err(system("setsid"))?;
-    rustix::process::chdir("/").map_err(system("chdir /"))?;
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
     wanted.add(Signal::SIGTERM);

@@ -272,6 +272,40 @@ fn a_pod_init_reaps_for_its_containers_and_ends_when_told() {
     assert_eq!(node.mountinfo(), before);
 }
 
+#[test]
+fn a_container_that_may_trace_finds_nothing_of_the_host_through_pid_1() {
+    if !root() {
+        return;
+    }
+    let node = Node::new();
+    let files = pinned(node.dir.path());
+    let user = files[0].display().to_string();
+    for more in [vec![], vec!["--user", user.as_str()]] {
+        let init = pod_init(&[vec!["init", "--ready-fd", "3"], more].concat());
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", init.pid)).unwrap();
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    }
+    let init = pod_init(&["init", "--ready-fd", "3"]);
+    let mut shim = Shim::start(&node);
+    let mut spec = shell(&shim, "ls -a /proc/1/root/ /proc/1/cwd/ && echo listed");
+    let path = format!("/proc/{}/ns/pid", init.pid);
+    spec["linux"]["namespaces"][0] = json!({"type": "pid", "path": path});
+    for set in ["bounding", "effective", "permitted"] {
+        let caps = spec["process"]["capabilities"][set].as_array_mut().unwrap();
+        caps.push(json!("CAP_SYS_PTRACE"));
+    }
+    let (exited, log) = shim.run(&spec);
+    assert_eq!(exited.code, 0, "{log}");
+    for line in log.lines() {
+        let known = ["", ".", "..", "/proc/1/root/:", "/proc/1/cwd/:", "listed"];
+        assert!(known.contains(&line), "{log}");
+    }
+    shim.collect();
+    for file in files {
+        umount2(&file, MntFlags::empty()).unwrap();
+    }
+}
+
 fn rollup(pid: u32, field: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap();
