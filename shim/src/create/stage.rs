@@ -151,6 +151,9 @@ pub(super) fn working_directory(
         .filter(|mount| cwd.starts_with(mount.destination()))
         .max_by_key(|mount| mount.destination().as_os_str().len());
     let (base, rest) = match cover {
+        // The staged clone is writable still; what the container may not write
+        // to, nothing is written to for it.
+        Some(mount) if is_bind(mount) && has_option(mount, &["ro", "rro"]) => return Ok(()),
         Some(mount) if is_bind(mount) => {
             let Some(source) = mount.source() else {
                 return Ok(());
@@ -286,6 +289,27 @@ mod tests {
             &["rbind", "ro", "nosuid"]
         );
         assert_eq!(plain.source().as_deref(), Some(Path::new("/s/v0")));
+    }
+
+    #[test]
+    fn a_read_only_volume_gets_no_working_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for (options, made) in [
+            (vec!["rbind"], true),
+            (vec!["rbind", "ro"], false),
+            (vec!["rbind", "rro"], false),
+        ] {
+            let source = dir.path().join(options.join("-"));
+            fs::create_dir(&source).unwrap();
+            let mut process = oci_spec::runtime::Process::default();
+            process.set_cwd("/v/work".into());
+            let mut spec = Spec::default();
+            spec.set_process(Some(process));
+            let mut volume = mount(&options);
+            volume.set_source(Some(source.clone()));
+            working_directory(&spec, &[volume], dir.path()).unwrap();
+            assert_eq!(source.join("work").is_dir(), made, "{options:?}");
+        }
     }
 
     #[test]
