@@ -47,7 +47,11 @@ impl Links {
         self.open.is_empty()
     }
 
-    /// Takes a waiting connection of this user.
+    /// Takes a waiting connection of this user. One that can't be looked after
+    /// is closed.
+    ///
+    /// # Errors
+    /// accept4(2)'s.
     pub(super) fn accept(&mut self, listener: &OwnedFd, epoll: &OwnedFd) -> Result<(), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::net::accept_with(listener, flags) {
@@ -55,18 +59,14 @@ impl Links {
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno),
         };
-        let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-        if peer.uid != rustix::process::geteuid() {
+        let ours = rustix::net::sockopt::socket_peercred(&socket)
+            .is_ok_and(|peer| peer.uid == rustix::process::geteuid());
+        let token = self.next;
+        let data = epoll::EventData::new_u64(token);
+        if !ours || epoll::add(epoll, &socket, data, epoll::EventFlags::IN).is_err() {
             return Ok(());
         }
-        let token = self.next;
         self.next += 1;
-        epoll::add(
-            epoll,
-            &socket,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::IN,
-        )?;
         self.open.insert(
             token,
             Link {

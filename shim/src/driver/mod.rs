@@ -40,6 +40,9 @@ const INIT: u64 = 2;
 const REPORT: u64 = 3;
 const STDIO: u64 = 4;
 
+/// Until a connection is tried again that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// What `serve` is given.
 #[derive(Debug)]
 pub struct Config {
@@ -86,6 +89,8 @@ struct Driver {
     linger: Duration,
     alone_since: Option<Instant>,
     collected: bool,
+    /// The listener is not watched: accepting failed for want of resources.
+    deaf: bool,
 }
 
 /// Serves until collected, or until nobody came for long.
@@ -133,6 +138,7 @@ impl Driver {
             linger: config.linger,
             alone_since: Some(Instant::now()),
             collected: false,
+            deaf: false,
         };
         driver.watch(&driver.listener, LISTENER)?;
         driver.watch(&driver.signals, SIGNALS)?;
@@ -166,17 +172,39 @@ impl Driver {
         if tokens.contains(&STDIO) {
             self.stdio_events();
         }
+        let called = tokens.contains(&LISTENER);
         for token in tokens.into_iter().filter(|token| *token >= FIRST_TOKEN) {
             self.requests_of(token);
         }
-        self.links
-            .accept(&self.listener, &self.epoll)
-            .map_err(system("accept"))?;
+        if self.deaf || called {
+            self.accept()?;
+        }
         for token in self.links.flush(&self.epoll) {
             self.hang_up(token);
         }
         self.note_loneliness();
         Ok(())
+    }
+
+    /// Takes a connection. What is missing for it is no reason to leave the
+    /// container alone: it waits, and the listener with it, for epoll would
+    /// report it again at once.
+    fn accept(&mut self) -> Result<(), DriverError> {
+        match self.links.accept(&self.listener, &self.epoll) {
+            Ok(()) => {
+                self.deaf = self.deaf && self.watch(&self.listener, LISTENER).is_err();
+                Ok(())
+            }
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                if !self.deaf {
+                    complain(&system("accept")(errno));
+                    self.unwatch(&self.listener);
+                    self.deaf = true;
+                }
+                Ok(())
+            }
+            Err(errno) => Err(system("accept")(errno)),
+        }
     }
 
     fn requests_of(&mut self, token: u64) {
@@ -230,8 +258,12 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {
-        let left = self.linger.saturating_sub(self.alone_since?.elapsed());
-        rustix::event::Timespec::try_from(left + Duration::from_millis(1)).ok()
+        let left = self
+            .alone_since
+            .map(|since| self.linger.saturating_sub(since.elapsed()) + Duration::from_millis(1));
+        let again = self.deaf.then_some(ACCEPT_AGAIN);
+        let wait = left.into_iter().chain(again).min()?;
+        rustix::event::Timespec::try_from(wait).ok()
     }
 
     /// Takes back what is left of a container that ended or failed.

@@ -1,6 +1,6 @@
 //! What the daemon asks for.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use longshore_proto::shim::v1::{
@@ -18,6 +18,10 @@ use crate::exit_record::now;
 use crate::io::{AttachDescriptors, Stdio, StdioError, resize_pty};
 use crate::state::{Ask, Stage};
 use crate::sys;
+
+/// Descriptors that are kept free of clients. An exec needs about twenty for a
+/// moment, an exit about as many.
+const DESCRIPTORS_RESERVED: u64 = 48;
 
 /// The answer to a request: what to say with which descriptors, or nothing
 /// yet.
@@ -55,6 +59,31 @@ fn broken(stage: &str, error: &std::io::Error) -> Refusal {
         errno,
         ..refused(Kind::Internal, stage, error.to_string())
     }
+}
+
+/// Refuses what would keep descriptors for a client where few are left: the
+/// container's exit needs some, to be recorded and cleaned up after.
+fn spare_descriptors(any: &OwnedFd) -> Result<(), Refusal> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // The lowest free number, so all below it are taken.
+    let next = rustix::io::fcntl_dupfd_cloexec(any, 0).map(|fd| fd.as_raw_fd());
+    let free = match next {
+        Ok(next) => limit
+            .unwrap_or(u64::MAX)
+            .saturating_sub(u64::try_from(next).unwrap_or(0)),
+        Err(_) => 0,
+    };
+    if free >= DESCRIPTORS_RESERVED {
+        return Ok(());
+    }
+    Err(Refusal {
+        errno: libc::EMFILE,
+        ..refused(
+            Kind::Internal,
+            "descriptors",
+            "too many descriptors are in use by execs and attached clients",
+        )
+    })
 }
 
 fn create_refusal(error: &CreateError) -> Refusal {
@@ -245,6 +274,7 @@ impl Driver {
             let text = format!("exec id {:?} is empty or in use", exec.exec_id);
             return Err(refused(Kind::Invalid, "request", text));
         }
+        spare_descriptors(&self.epoll)?;
         let mut fds = fds.into_iter();
         let descriptors = exec::Descriptors {
             stdin: take(&mut fds, exec.stdin && !exec.tty, "stdin")?,
@@ -329,6 +359,7 @@ impl Driver {
         let Life::Live(live) = &mut self.life else {
             return say_done();
         };
+        spare_descriptors(&self.epoll)?;
         let mut fds = fds.into_iter();
         let client = AttachDescriptors {
             stdin: take(&mut fds, attach.stdin, "stdin")?,

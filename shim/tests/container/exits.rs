@@ -1,6 +1,7 @@
 //! How containers start and end, and what is told about it.
 
 use std::fs;
+use std::os::fd::AsFd;
 
 use longshore_proto::shim::v1::{
     self as proto, Exec, Kill, error::Kind, event, request::Op, response, state_reply::Status,
@@ -251,6 +252,82 @@ fn execs_run_and_die_with_the_connection_that_asked() {
     );
     shim.kill(libc::SIGKILL);
     shim.exited();
+    shim.collect();
+}
+
+#[test]
+fn clients_cannot_use_up_the_descriptors() {
+    if !root() {
+        return;
+    }
+    let node = Node::new();
+    let mut shim = Shim::start(&node);
+    let spec = spec(&shim, &["sleep", "100"]);
+    shim.up(&spec);
+    let process = i32::try_from(shim.process.id()).ok();
+    let process = process.and_then(rustix::process::Pid::from_raw);
+    let limit = Some(128);
+    let limit = rustix::process::Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).unwrap();
+
+    let mut clients = Vec::new();
+    let refused = wait_for("a refusal", || {
+        let (near, far) = rustix::pipe::pipe().unwrap();
+        clients.push(near);
+        let attach = proto::Attach {
+            stdout: true,
+            ..Default::default()
+        };
+        shim.ask_with(Op::Attach(attach), &[far.as_fd()]).err()
+    });
+    assert_eq!(refused.errno, libc::EMFILE, "{refused:?}");
+    let exec = Exec {
+        exec_id: "e".into(),
+        args: vec![b"true".to_vec()],
+        stdout: true,
+        ..Default::default()
+    };
+    let (_near, far) = rustix::pipe::pipe().unwrap();
+    let refused = shim.ask_with(Op::Exec(exec), &[far.as_fd()]).unwrap_err();
+    assert_eq!(refused.errno, libc::EMFILE, "{refused:?}");
+
+    // All else goes on: another connection, the kill, the exit and its record.
+    shim.reconnect();
+    shim.kill(libc::SIGKILL);
+    assert_eq!(shim.exited().code, 137);
+    drop(clients);
+    shim.collect();
+}
+
+#[test]
+fn a_shim_without_descriptors_keeps_its_container() {
+    if !root() {
+        return;
+    }
+    let node = Node::new();
+    let mut shim = Shim::start(&node);
+    let spec = spec(&shim, &["sleep", "100"]);
+    shim.up(&spec);
+    let process = i32::try_from(shim.process.id()).ok();
+    let process = process.and_then(rustix::process::Pid::from_raw);
+    let nofile = |current| {
+        let limit = rustix::process::Rlimit {
+            current: Some(current),
+            maximum: Some(1024),
+        };
+        rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).unwrap();
+    };
+    nofile(3);
+    shim.reconnect();
+    // It is asked, and has no descriptor for who asks.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    nofile(1024);
+    assert_eq!(shim.state().status(), proto::state_reply::Status::Running);
+    shim.kill(libc::SIGKILL);
+    assert_eq!(shim.exited().code, 137);
     shim.collect();
 }
 
