@@ -12,10 +12,16 @@ use crate::shimlink::{PodInitSpec, Shims};
 pub(super) struct ShimInits(pub(super) Arc<Shims>);
 
 impl PodInits for ShimInits {
-    fn start<'a>(&'a self, _: &'a SandboxId, userns: Option<PathBuf>) -> Starting<'a> {
+    fn start<'a>(
+        &'a self,
+        _: &'a SandboxId,
+        cgroup: Vec<PathBuf>,
+        userns: Option<PathBuf>,
+    ) -> Starting<'a> {
         Box::pin(async move {
             let spec = PodInitSpec {
                 user: userns,
+                cgroup,
                 ..PodInitSpec::default()
             };
             let init = self.0.pod_init(&spec).await?;

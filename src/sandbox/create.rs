@@ -259,8 +259,8 @@ async fn pin_userns(env: &Arc<Env>, record: &SandboxRecord) -> Result<(), StepEr
     pinned.map_err(StepError::UserNamespace)
 }
 
-/// Starts PID 1 of the pod, puts it into its cgroup, by which it is ended, and
-/// pins its namespace.
+/// Starts PID 1 of the pod in its cgroup, by which it is ended, and pins its
+/// namespace.
 async fn start_init(
     env: &Arc<Env>,
     record: &mut SandboxRecord,
@@ -269,8 +269,10 @@ async fn start_init(
     let Some(inits) = env.inits.clone() else {
         return Err(StepError::NoInit);
     };
+    let procs = record.init_cgroup.as_ref();
+    let procs = procs.map_or_else(Vec::new, |group| env.cgroups.procs_files(group));
     let started = inits
-        .start(&record.id, record.namespaces.user.clone())
+        .start(&record.id, procs, record.namespaces.user.clone())
         .await;
     let PodInit { pid, pidfd } = started.map_err(StepError::Init)?;
     record.init_pid = Some(pid);

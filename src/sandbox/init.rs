@@ -40,11 +40,18 @@ pub type Bind = Box<dyn FnOnce(&Path) -> Result<(), NetnsError> + Send>;
 pub trait PodInits: Debug + Send + Sync {
     /// Starts a process that is PID 1 of a new PID namespace, reaps whatever
     /// becomes its child, and survives the daemon. It is ended by killing its
-    /// cgroup, which the sandbox puts it into right after.
+    /// cgroup, so it is born there: `cgroup` are the `cgroup.procs` files that
+    /// whoever forks it joins before. A daemon that dies at any moment then
+    /// leaves none that the next one does not find.
     ///
     /// `userns`: the pinned user namespace that the new one belongs to; `None`:
     /// the node's.
-    fn start<'a>(&'a self, id: &'a SandboxId, userns: Option<PathBuf>) -> Starting<'a>;
+    fn start<'a>(
+        &'a self,
+        id: &'a SandboxId,
+        cgroup: Vec<PathBuf>,
+        userns: Option<PathBuf>,
+    ) -> Starting<'a>;
 
     /// Whether [`Self::pin_userns`] is there; without it pods with a user
     /// namespace are refused.

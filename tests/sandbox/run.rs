@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use longshore::sandbox::model::{DnsConfig, IdMapping, NamespaceMode, UserNamespace};
 use longshore::sandbox::{LookupError, SandboxError, Sandboxes};
 
-use super::setup::{in_a_node, in_pod, pod, run};
+use super::setup::{eventually, in_a_node, in_pod, pod, run};
 
 fn inode(path: &std::path::Path) -> u64 {
     std::fs::metadata(path).unwrap().ino()
@@ -282,6 +282,27 @@ fn a_refused_request_leaves_nothing() {
             "{text}"
         );
         assert!(daemon.sandboxes.list().is_empty());
+        assert_eq!(world.left(), [""; 0]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn an_init_that_nobody_heard_of_is_ended() {
+    in_a_node("lost init", |mut world| async move {
+        world.lost_inits = true;
+        let daemon = world.daemon().await;
+        let mut config = pod("lost-init");
+        config.namespaces.pid = NamespaceMode::Pod;
+        config.namespaces.network = NamespaceMode::Node;
+        let error = daemon.sandboxes.run(config).await.unwrap_err();
+        let text = longshore::base::chain::chain(&error);
+        let pid = text.rsplit("lost ").next().unwrap().to_owned();
+        let lives = || std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        eventually("the init is ended", || {
+            lives().is_ok_and(|comm| comm.trim() != "sleep") || lives().is_err()
+        })
+        .await;
         assert_eq!(world.left(), [""; 0]);
         daemon.stop().await;
     });

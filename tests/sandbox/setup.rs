@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) boot_id: String,
     pub(crate) timeout: Duration,
     pub(crate) fallback: bool,
+    /// PID 1 of a pod is started, and nobody hears of it.
+    pub(crate) lost_inits: bool,
 }
 
 /// Runs `test` in a node, within a runtime whose threads are all in it.
@@ -62,6 +64,7 @@ pub(crate) fn in_a_node<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Wo
         boot_id: boot_id().unwrap(),
         timeout: Duration::from_secs(20),
         fallback: true,
+        lost_inits: false,
     };
     std::thread::scope(|scope| {
         let joined = scope.spawn(move || {
@@ -130,7 +133,9 @@ impl World {
             cni: cni.clone(),
             cgroups: Hierarchies::detect().unwrap(),
             handlers: ["longshore".to_owned()].into(),
-            inits: Some(Arc::new(Inits)),
+            inits: Some(Arc::new(Inits {
+                lost: self.lost_inits,
+            })),
             host: HostFiles {
                 resolv_conf: self.dir.join("resolv.conf"),
                 hosts: self.dir.join("hosts"),
@@ -313,13 +318,23 @@ pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 
 /// PID 1 of a pod without the shim: unshare(1) forks it.
 #[derive(Debug)]
-struct Inits;
+struct Inits {
+    lost: bool,
+}
 
 impl PodInits for Inits {
-    fn start<'a>(&'a self, _id: &'a SandboxId, _userns: Option<PathBuf>) -> Starting<'a> {
-        Box::pin(async {
-            let mut outer = tokio::process::Command::new("unshare")
-                .args(["--pid", "--fork", "--kill-child", "sleep", "1000000"])
+    fn start<'a>(
+        &'a self,
+        _id: &'a SandboxId,
+        cgroup: Vec<PathBuf>,
+        _userns: Option<PathBuf>,
+    ) -> Starting<'a> {
+        Box::pin(async move {
+            let join = "for procs; do echo 0 > \"$procs\" || exit 1; done; \
+                        exec unshare --pid --fork --kill-child sleep 1000000";
+            let mut outer = tokio::process::Command::new("sh")
+                .args(["-c", join, "sh"])
+                .args(cgroup)
                 .spawn()?;
             let parent = outer.id().unwrap();
             let children = format!("/proc/{parent}/task/{parent}/children");
@@ -330,6 +345,9 @@ impl PodInits for Inits {
                     None => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             };
+            if self.lost {
+                return Err(format!("lost {pid}").into());
+            }
             let raw = rustix::process::Pid::from_raw(pid).unwrap();
             let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?;
             std::thread::spawn(move || {
