@@ -145,6 +145,7 @@ async fn one(world: &Arc<World>, id: ContainerId, record: Option<ContainerRecord
     let fate = fate(&record, status, exit);
     match (fate, living) {
         (Fate::Adopt(adopted), Some((task, state))) => {
+            let record = completed(world, record);
             let phase = match adopted {
                 Adopted::Created => Phase::Created,
                 Adopted::Running(started_at) => Phase::Running { started_at },
@@ -215,6 +216,17 @@ fn write(world: &World, record: &ContainerRecord) {
     if let Err(error) = written {
         tracing::error!(container = %record.id, error = %Chain(&error), "record not written");
     }
+}
+
+/// The last write of a creation that the daemon didn't live to see the end of:
+/// from now on the container is listed, and a later start must not take it for
+/// half-made.
+fn completed(world: &World, mut record: ContainerRecord) -> ContainerRecord {
+    if !record.created {
+        record.created = true;
+        write(world, &record);
+    }
+    record
 }
 
 /// What is over holds no process and no shim; record and snapshot stay until

@@ -449,6 +449,32 @@ async fn a_restart_finds_everything_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_a_restart_completed_is_whole_for_the_next() {
+    let node = node().await;
+    let id = node.create("late").await;
+    // The daemon died between the shim's answer and the last write.
+    let path = node.view(&id).directory.join("record.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let half = text.replace("\"created\":true", "\"created\":false");
+    assert_ne!(half, text);
+    node.below.tasks.stopping().cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    std::fs::write(&path, half).unwrap();
+
+    let node = node.restart().await;
+    assert_eq!(node.view(&id).state().unwrap(), ContainerState::Created);
+    node.below.tasks.stopping().cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    node.below.shims.lock().unwrap().remove(&id);
+
+    let node = node.restart().await;
+    let view = node.view(&id);
+    assert_eq!((view.reason(), view.exit_code()), ("Unknown", 255));
+    node.containers.remove(id.as_str()).await.unwrap();
+    assert_eq!(node.below.left(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_restart_removes_what_was_half_made() {
     let node = node().await;
     node.below
