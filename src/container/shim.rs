@@ -1,5 +1,6 @@
 //! The runtime port filled by longshore's own shims.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -216,14 +217,17 @@ async fn collect(shim: &Shim) -> Result<(), RuntimeError> {
     }
 }
 
+fn system(operation: &str, source: std::io::Error) -> RuntimeError {
+    RuntimeError::Failed {
+        operation: operation.to_owned(),
+        source: Box::new(source),
+    }
+}
+
 /// Waits until the process of the shim is gone; kills it first if `kill`.
 async fn gone(shim: &Shim, kill: bool) -> Result<(), RuntimeError> {
     let Some(pidfd) = shim.pidfd() else {
         return Ok(());
-    };
-    let system = |operation: &str, source: std::io::Error| RuntimeError::Failed {
-        operation: operation.to_owned(),
-        source: Box::new(source),
     };
     if kill {
         match rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL) {
@@ -231,6 +235,11 @@ async fn gone(shim: &Shim, kill: bool) -> Result<(), RuntimeError> {
             Err(errno) => return Err(system("kill the shim", errno.into())),
         }
     }
+    ended(pidfd).await
+}
+
+/// Waits for the end of a process.
+async fn ended(pidfd: OwnedFd) -> Result<(), RuntimeError> {
     let pidfd = crate::base::readable::Readable::new(pidfd)
         .map_err(|error| system("watch the shim", error))?;
     match tokio::time::timeout(PATIENCE, pidfd.readable()).await {
@@ -241,14 +250,36 @@ async fn gone(shim: &Shim, kill: bool) -> Result<(), RuntimeError> {
 }
 
 async fn discard(shims: &Shims, id: &str) -> Result<(), RuntimeError> {
-    let found = shims.connect(id).await;
-    if let Some(shim) = found.map_err(|error| failed("connect to the shim", error))? {
-        let collected = tokio::time::timeout(PATIENCE, collect(&shim)).await;
-        let ended = matches!(collected, Ok(Ok(())));
-        gone(&shim, !ended).await?;
+    match tokio::time::timeout(PATIENCE, shims.connect(id)).await {
+        Ok(found) => {
+            if let Some(shim) = found.map_err(|error| failed("connect to the shim", error))? {
+                let collected = tokio::time::timeout(PATIENCE, collect(&shim)).await;
+                let ended = matches!(collected, Ok(Ok(())));
+                gone(&shim, !ended).await?;
+            }
+        }
+        Err(_) => end_silent(shims, id).await?,
     }
     let removed = shims.remove(id);
     removed.map_err(|error| failed("remove the shim's socket", error))
+}
+
+/// Kills a shim that takes connections and never answers. While it can't be
+/// found, it is not gone.
+async fn end_silent(shims: &Shims, id: &str) -> Result<(), RuntimeError> {
+    let killed = shims.kill(id).await;
+    let killed = killed.map_err(|error| failed("kill the shim", error))?;
+    if killed.is_empty() {
+        return Err(system(
+            "end a shim that does not answer",
+            std::io::ErrorKind::TimedOut.into(),
+        ));
+    }
+    tracing::warn!(container = id, "its shim did not answer and was killed");
+    for pidfd in killed {
+        ended(pidfd).await?;
+    }
+    Ok(())
 }
 
 impl Runtime for Shims {
@@ -301,5 +332,88 @@ impl Runtime for Shims {
                 flags: filter.flags,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::path::PathBuf;
+    use std::process::{Child, Command};
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+    use super::*;
+    use crate::base::tasks::Tasks;
+    use crate::shimlink::ShimsConfig;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// A socket that takes connections, and nobody who answers.
+    fn silent(dir: &Path) -> OwnedFd {
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(dir.join(ID)).unwrap()).unwrap();
+        rustix::net::listen(&socket, 16).unwrap();
+        socket
+    }
+
+    fn shims(dir: &Path, group: PathBuf) -> Shims {
+        Shims::new(ShimsConfig {
+            binary: "/bin/true".into(),
+            sockets: dir.to_owned(),
+            cgroup: vec![group],
+            tasks: Tasks::new(),
+        })
+        .unwrap()
+    }
+
+    /// A process with the command line of a shim.
+    fn stuck(id: &str) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.arg0("longshore-shim");
+        command
+            .args(["-c", "sleep 1000 & wait", "serve", "--id", id])
+            .process_group(0);
+        command.spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        let group = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_shim_that_cant_be_found_is_an_error_and_no_wait_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = silent(dir.path());
+        let group = dir.path().join("group");
+        std::fs::write(&group, "").unwrap();
+        let shims = shims(dir.path(), group);
+        let discarded = tokio::time::timeout(PATIENCE * 10, discard(&shims, ID)).await;
+        assert!(matches!(discarded, Ok(Err(_))), "{discarded:?}");
+        assert!(dir.path().join(ID).exists());
+    }
+
+    #[tokio::test]
+    async fn a_silent_shim_is_killed_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = silent(dir.path());
+        let (own, other) = (stuck(ID), stuck(&ID.replace('0', "1")));
+        let group = dir.path().join("group");
+        std::fs::write(&group, format!("{}\n{}\n", other.id(), own.id())).unwrap();
+        let shims = shims(dir.path(), group);
+        let discarded = tokio::time::timeout(PATIENCE * 3, discard(&shims, ID)).await;
+        let alive = |child: &mut Child| child.try_wait().unwrap().is_none();
+        let (mut own, mut other) = (own, other);
+        let lived = (alive(&mut own), alive(&mut other));
+        end(own);
+        end(other);
+        assert!(matches!(discarded, Ok(Ok(()))), "{discarded:?}");
+        assert_eq!(lived, (false, true));
+        assert!(!dir.path().join(ID).exists());
     }
 }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Shims;
 use super::client::Shim;
@@ -98,6 +99,65 @@ impl Shims {
             )),
         }
     }
+}
+
+impl Shims {
+    /// Kills the shim of that id without its help: one that is stopped or
+    /// hangs accepts a connection and never says who it is. Yields a pidfd of
+    /// each process that was killed; none where there is none.
+    ///
+    /// # Errors
+    /// The shims' cgroup can't be read, or a process not be killed.
+    pub async fn kill(&self, id: &str) -> Result<Vec<OwnedFd>, ShimError> {
+        let (groups, owned) = (self.cgroup.clone(), id.to_owned());
+        let killed = self
+            .tasks
+            .spawn_blocking(move || kill_by_id(&groups, &owned))
+            .await
+            .unwrap_or_else(|died| Err(io::Error::other(died)));
+        killed.map_err(|e| ShimError::system(format!("kill shim of {id}"), e))
+    }
+}
+
+/// The shims' cgroup says which processes may be the one, the command line
+/// which it is. The pidfd comes first: an id that was given out again meanwhile
+/// is then not the process that the signal goes to.
+fn kill_by_id(groups: &[PathBuf], id: &str) -> io::Result<Vec<OwnedFd>> {
+    let Some(group) = groups.first() else {
+        return Ok(Vec::new());
+    };
+    let mut killed = Vec::new();
+    for line in std::fs::read_to_string(group)?.lines() {
+        let Some(pid) = line.trim().parse().ok().and_then(Pid::from_raw) else {
+            continue;
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => continue,
+            other => other?,
+        };
+        if !serves(pid, id) {
+            continue;
+        }
+        match pidfd_send_signal(&pidfd, Signal::KILL) {
+            Ok(()) => killed.push(pidfd),
+            Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(killed)
+}
+
+/// Whether the process was started as `serve --id <id>`.
+fn serves(pid: Pid, id: &str) -> bool {
+    let path = Path::new("/proc")
+        .join(pid.as_raw_nonzero().to_string())
+        .join("cmdline");
+    // One that has ended meanwhile serves nothing.
+    let line = std::fs::read(path).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    words
+        .windows(3)
+        .any(|words| *words == [b"serve".as_slice(), b"--id", id.as_bytes()])
 }
 
 /// Learns the shim's pidfd: by the pid that it names, which is its own as
