@@ -218,7 +218,9 @@ impl Driver {
             complain(&error);
         }
         live.phase = Phase::Stopping { exit };
-        live.stdio.finish(DRAIN);
+        if !live.stdio.finish(DRAIN) {
+            self.drained();
+        }
     }
 
     /// Answers of the log thread.
@@ -254,15 +256,15 @@ impl Driver {
             return;
         };
         self.unwatch(live.stdio.events());
-        let live = *live;
+        let mut live = *live;
+        for asker in std::mem::take(&mut live.reopening).into_values() {
+            self.refuse(asker, stdio_refusal(&crate::io::StdioError::Ended));
+        }
         let Phase::Stopping { exit } = live.phase else {
             // The log ended on its own; the container goes on.
             self.life = Life::Live(Box::new(live));
             return;
         };
-        for asker in live.reopening.into_values() {
-            self.refuse(asker, stdio_refusal(&crate::io::StdioError::Ended));
-        }
         let event = event::Kind::Exited(exit);
         let (kept, started_at) = (live.kept, live.started_at);
         self.life = Life::Ended(Box::new(Ended {

@@ -350,10 +350,15 @@ impl Stdio {
     /// ends the log and the clients. The answer is [`Event::Finished`], at
     /// the latest after `deadline`, however stalled the log's disk is.
     /// Without a log thread there is nothing to wait for and it comes at once.
-    pub fn finish(&mut self, deadline: Duration) {
+    ///
+    /// False: it has come already, for the log thread ended by itself.
+    #[must_use = "without an event to come, nobody else tells the exit"]
+    pub fn finish(&mut self, deadline: Duration) -> bool {
         let was_running = matches!(self.phase, Phase::Running { .. });
-        if matches!(self.phase, Phase::Finishing | Phase::Finished) {
-            return;
+        match self.phase {
+            Phase::Finishing => return true,
+            Phase::Finished => return false,
+            Phase::Pipes { .. } | Phase::Console { .. } | Phase::Running { .. } => {}
         }
         self.phase = Phase::Finishing;
         let sent = was_running
@@ -373,6 +378,7 @@ impl Stdio {
             .timer
             .set(expiration, TimerSetTimeFlags::empty())
             .ok();
+        true
     }
 }
 

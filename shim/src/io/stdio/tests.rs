@@ -68,7 +68,7 @@ impl Played {
     }
 
     fn finish(&mut self) -> bool {
-        self.stdio.finish(Duration::from_secs(2));
+        assert!(self.stdio.finish(Duration::from_secs(2)));
         matches!(self.event(), Event::Finished { complete: true })
     }
 }
@@ -134,7 +134,7 @@ fn a_writer_that_never_stops_does_not_delay_the_end() {
     let mut stdout = played.stdout.try_clone().unwrap();
     let writer = std::thread::spawn(move || while stdout.write_all(&[b'y'; 4096]).is_ok() {});
     let before = Instant::now();
-    played.stdio.finish(Duration::from_millis(300));
+    assert!(played.stdio.finish(Duration::from_millis(300)));
     let Event::Finished { .. } = played.event() else {
         panic!("no end")
     };
@@ -151,7 +151,7 @@ fn a_writer_that_never_stops_does_not_delay_the_end() {
 fn finish_without_a_container() {
     let directory = tempfile::tempdir().unwrap();
     let mut stdio = Stdio::prepare(&v1::Stdio::default(), (0, 0), directory.path()).unwrap();
-    stdio.finish(LONG);
+    assert!(stdio.finish(LONG));
     assert!(matches!(
         next_event(&mut stdio),
         Event::Finished { complete: false }
@@ -444,7 +444,7 @@ fn a_terminal_from_a_long_path() {
     again.write_all(b"after").unwrap();
     drop(again);
     let before = Instant::now();
-    stdio.finish(Duration::from_secs(2));
+    assert!(stdio.finish(Duration::from_secs(2)));
     assert!(matches!(
         next_event(&mut stdio),
         Event::Finished { complete: true }
@@ -467,4 +467,22 @@ fn a_worker_that_sent_no_master() {
         stdio.start_log_thread(),
         Err(StdioError::NoMaster)
     ));
+}
+
+#[test]
+fn a_log_thread_that_ended_by_itself_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut stdio = Stdio::prepare(&v1::Stdio::default(), (0, 0), directory.path()).unwrap();
+    let Phase::Pipes { pipes, .. } = &mut stdio.phase else {
+        panic!("no pipes")
+    };
+    // epoll refuses a regular file, so the thread ends before it begins.
+    pipes.stdout = File::create(directory.path().join("file")).unwrap().into();
+    stdio.start_log_thread().unwrap();
+    let event = next_event(&mut stdio);
+    assert!(
+        matches!(event, Event::Finished { complete: false }),
+        "{event:?}"
+    );
+    assert!(!stdio.finish(LONG), "there is no second event");
 }
