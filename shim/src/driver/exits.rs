@@ -214,10 +214,12 @@ impl Driver {
             started_at: exit.started_at,
             finished_at: exit.finished_at,
         };
-        if let Err(error) = record.write(&live.kept.exit_record) {
-            complain(&error);
+        let written = record.write(&live.kept.exit_record);
+        if let Err(error) = &written {
+            complain(error);
         }
-        live.phase = Phase::Stopping { exit };
+        let unwritten = written.is_err().then_some(record);
+        live.phase = Phase::Stopping { exit, unwritten };
         if !live.stdio.finish(DRAIN) {
             self.drained();
         }
@@ -260,7 +262,7 @@ impl Driver {
         for asker in std::mem::take(&mut live.reopening).into_values() {
             self.refuse(asker, stdio_refusal(&crate::io::StdioError::Ended));
         }
-        let Phase::Stopping { exit } = live.phase else {
+        let Phase::Stopping { exit, unwritten } = live.phase else {
             // The log ended on its own; the container goes on.
             self.life = Life::Live(Box::new(live));
             return;
@@ -271,6 +273,7 @@ impl Driver {
             kept,
             started_at,
             exit,
+            unwritten,
         }));
         self.links.broadcast(&event);
     }

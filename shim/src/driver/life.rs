@@ -9,7 +9,7 @@ use longshore_proto::shim::v1::Exited;
 use super::links::Asker;
 use crate::create::{ExecReport, Request, Site, Worker};
 use crate::exec;
-use crate::exit_record::Status;
+use crate::exit_record::{ExitRecord, Status};
 use crate::io::{Stdio, Ticket};
 use crate::oom::OomWatch;
 use crate::state::Stage;
@@ -66,6 +66,7 @@ pub(super) enum Phase {
     Running,
     Stopping {
         exit: Exited,
+        unwritten: Option<ExitRecord>,
     },
 }
 
@@ -75,6 +76,8 @@ pub(super) struct Ended {
     pub(super) kept: Kept,
     pub(super) started_at: i64,
     pub(super) exit: Exited,
+    /// The record, where it could not be written: this process alone knows.
+    pub(super) unwritten: Option<ExitRecord>,
 }
 
 #[derive(Debug)]

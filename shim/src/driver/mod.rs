@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use crate::create;
 use crate::error::chain;
+use crate::exit_record::RecordError;
 use crate::state::Stage;
 use life::{Life, Running};
 use links::{Asker, FIRST_TOKEN, Links};
@@ -103,7 +104,7 @@ pub fn serve(config: Config) -> Result<(), DriverError> {
     let mut driver = Driver::new(config)?;
     while !(driver.collected && driver.links.idle()) {
         driver.turn()?;
-        if driver.abandoned() {
+        if driver.abandoned() && driver.recorded() {
             for error in driver.leave_nothing() {
                 complain(&error);
             }
@@ -255,6 +256,30 @@ impl Driver {
     fn abandoned(&self) -> bool {
         self.alone_since
             .is_some_and(|since| since.elapsed() >= self.linger)
+    }
+
+    /// Whether the exit, if there was one, can be known without this process.
+    /// A record that could not be written is tried again; until that works the
+    /// shim stays, as if its container had just ended.
+    fn recorded(&mut self) -> bool {
+        let Life::Ended(ended) = &mut self.life else {
+            return true;
+        };
+        let Some(record) = &ended.unwritten else {
+            return true;
+        };
+        match record.write(&ended.kept.exit_record) {
+            Ok(()) => ended.unwritten = None,
+            // The directory is gone: nobody will look for it any more.
+            Err(RecordError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                ended.unwritten = None;
+            }
+            Err(error) => {
+                complain(&error);
+                self.alone_since = Some(Instant::now());
+            }
+        }
+        ended.unwritten.is_none()
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {

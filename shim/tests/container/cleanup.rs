@@ -132,6 +132,30 @@ fn a_shim_that_nobody_wants_any_more_ends_itself() {
 }
 
 #[test]
+fn a_shim_stays_until_the_exit_is_recorded() {
+    if !root() {
+        return;
+    }
+    let node = Node::new();
+    let mut shim = Shim::start_with(&node, &["--linger", "1"]);
+    // Its temporary file can't be made.
+    let obstacle = shim.dir.join("exit.json.tmp");
+    fs::create_dir(&obstacle).unwrap();
+    let spec = shell(&shim, "exit 6");
+    shim.up(&spec);
+    assert_eq!(shim.exited().code, 6);
+    shim.hang_up();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert!(shim.process.try_wait().unwrap().is_none(), "it left");
+    fs::remove_dir(&obstacle).unwrap();
+    let status = wait_for("its end", || shim.process.try_wait().unwrap());
+    assert!(status.success());
+    let record = fs::read_to_string(shim.dir.join("exit.json")).unwrap();
+    assert!(record.contains("\"code\":6"), "{record}");
+    shim.assert_clean();
+}
+
+#[test]
 fn what_does_not_fit_the_stage_is_refused() {
     if !root() {
         return;
