@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::App;
@@ -47,11 +48,42 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(async {
+        to_its_end(runtime, async {
             let signals = shutdown::Signals::install()?;
             let app = App::start(config).await?;
             app.serve(signals).await?;
             Ok(())
         })
+    }
+}
+
+/// Runs `work` and leaves what else is on threads of the runtime, which may be
+/// stuck in a call to a dead file system, to the end of the process.
+fn to_its_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_stuck_thread_does_not_keep_the_daemon() {
+        let begun = Instant::now();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        to_its_end(Runtime::new().unwrap(), async {
+            let (says, started) = tokio::sync::oneshot::channel();
+            drop(tokio::task::spawn_blocking(move || {
+                says.send(()).unwrap();
+                held.recv_timeout(Duration::from_secs(20)).ok();
+            }));
+            started.await.unwrap();
+        });
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        drop(hold);
     }
 }
