@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longshore_snapshotter::LayerId;
@@ -74,6 +74,7 @@ impl Containers {
             tasks: config.tasks,
             table: Table::default(),
             syncs,
+            left_alone: Mutex::default(),
         });
         world.tasks.spawn(sync_exits(world.clone(), exits));
         recover::run(&world).await?;
@@ -251,7 +252,8 @@ impl Containers {
             .collect()
     }
 
-    /// Layers that a container needs, also one that is being created.
+    /// Layers that a container needs, also one that is being created and one
+    /// that a newer daemon recorded.
     #[must_use]
     pub fn layers_in_use(&self) -> Vec<LayerId> {
         let all = self.world.table.all();
@@ -259,6 +261,8 @@ impl Containers {
             .iter()
             .flat_map(|handle| handle.view().layers.clone())
             .collect();
+        let left_alone = &self.world.left_alone;
+        layers.extend_from_slice(&left_alone.lock().unwrap_or_else(PoisonError::into_inner));
         layers.sort_unstable();
         layers.dedup();
         layers

@@ -13,8 +13,10 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use longshore_snapshotter::LayerId;
 
 use crate::base::chain::Chain;
 use crate::base::clock;
@@ -96,6 +98,12 @@ pub(super) async fn run(world: &Arc<World>) -> Result<(), OpenError> {
             Loaded::Newer { version } => {
                 shims.remove(&id);
                 tracing::error!(container = %id, version, "record of a newer daemon; left alone");
+                let layers: Option<Vec<LayerId>> = world.records.peek(&name, "layers");
+                let mut left_alone = world
+                    .left_alone
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                left_alone.extend(layers.unwrap_or_default());
             }
             // Its shim, if it lives, still has the record.
             Loaded::Broken { error, .. } => {

@@ -475,6 +475,25 @@ async fn what_a_restart_completed_is_whole_for_the_next() {
 }
 
 #[tokio::test]
+async fn the_layers_of_a_newer_daemons_container_stay_in_use() {
+    let node = node().await;
+    let id = node.running("newer").await;
+    let layers = node.view(&id).layers.clone();
+    let path = node.view(&id).directory.join("record.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let newer = text.replacen("\"version\":", "\"version\":9", 1);
+    node.below.tasks.stopping().cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    std::fs::write(&path, &newer).unwrap();
+
+    let node = node.restart().await;
+    assert!(node.containers.list().is_empty());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+    assert!(!layers.is_empty());
+    assert_eq!(node.containers.layers_in_use(), layers);
+}
+
+#[tokio::test]
 async fn a_restart_removes_what_was_half_made() {
     let node = node().await;
     node.below

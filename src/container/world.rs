@@ -1,8 +1,9 @@
 //! What every owner task of a container shares.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use longshore_snapshotter::LayerId;
 use tokio::sync::mpsc;
 
 use crate::base::id::ContainerId;
@@ -61,6 +62,9 @@ pub(super) struct World {
     pub(super) table: Table,
     /// Directories whose exit.json and record are to be made durable.
     pub(super) syncs: mpsc::Sender<PathBuf>,
+    /// Layers of containers that a newer daemon recorded: nobody owns them here,
+    /// and they may run.
+    pub(super) left_alone: Mutex<Vec<LayerId>>,
 }
 
 impl World {

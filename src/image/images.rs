@@ -91,7 +91,9 @@ impl Images {
         import::sweep(&config.staging)?;
         tracing::debug!(swept, "staging is clean");
         let pins = Pins::new(&config.settings.pinned);
-        let entries = super::load::entries(&records, &*snapshotter)?;
+        let (entries, left_alone) = super::load::entries(&records, &*snapshotter)?;
+        let marks = Arc::new(Marks::default());
+        marks.register(Arc::new(move || left_alone.clone()));
         let settings = &config.settings;
         let registry = Registry::new(RegistryConfig {
             ca_files: settings.ca_files.clone(),
@@ -109,7 +111,7 @@ impl Images {
             writer: tokio::sync::Mutex::default(),
             commits: tokio::sync::Mutex::default(),
             gate: Arc::default(),
-            marks: Arc::default(),
+            marks,
             config,
             snapshotter,
             tasks,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use longshore_snapshotter::Snapshotter;
+use longshore_snapshotter::{LayerId, Snapshotter};
 use oci_spec::image::ImageConfiguration;
 
 use super::ImageError;
@@ -13,19 +13,20 @@ use super::table::Entry;
 use crate::base::chain::chain;
 use crate::store::{Loaded, Records};
 
-/// Every image with a readable record. What is unreadable is reported; the
+/// Every image with a readable record, and the layers of those that a newer
+/// daemon recorded, which are left alone. What is unreadable is reported; the
 /// rest of an interrupted commit or removal is removed.
 pub(super) fn entries(
     records: &Records<ImageRecord>,
     snapshotter: &dyn Snapshotter,
-) -> Result<Vec<Entry>, ImageError> {
+) -> Result<(Vec<Entry>, Vec<LayerId>), ImageError> {
     for orphan in records.orphans()? {
         tracing::info!(id = orphan, "rest of an interrupted commit is removed");
         if let Err(error) = records.remove(&orphan) {
             tracing::warn!(id = orphan, error = chain(&error), "it stays");
         }
     }
-    let mut entries = Vec::new();
+    let (mut entries, mut left_alone) = (Vec::new(), Vec::new());
     for (name, loaded) in records.load_all()? {
         match loaded {
             Loaded::Object { object, .. } if object.id.hex() == name => {
@@ -34,11 +35,15 @@ pub(super) fn entries(
             Loaded::Object { object, .. } => tracing::error!(
                 directory = name, id = %object.id, "image record in another image's place is left alone"
             ),
-            Loaded::Newer { version } => tracing::error!(
-                id = name,
-                version,
-                "image record of a newer version is left alone"
-            ),
+            Loaded::Newer { version } => {
+                tracing::error!(
+                    id = name,
+                    version,
+                    "image record of a newer version is left alone"
+                );
+                let layers: Option<Vec<LayerId>> = records.peek(&name, "layers");
+                left_alone.extend(layers.unwrap_or_default());
+            }
             Loaded::Broken { error, moved_to } => tracing::error!(
                 id = name,
                 error = chain(&error),
@@ -47,7 +52,7 @@ pub(super) fn entries(
             ),
         }
     }
-    Ok(entries)
+    Ok((entries, left_alone))
 }
 
 fn entry(

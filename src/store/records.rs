@@ -161,6 +161,17 @@ impl<T: Record> Records<T> {
         })
     }
 
+    /// One field of a record whatever its version, for what must be known even of
+    /// an object that is left alone. `None` where it isn't there or means
+    /// something else.
+    #[must_use]
+    pub fn peek<F: DeserializeOwned>(&self, id: &str, field: &str) -> Option<F> {
+        let bytes = std::fs::read(self.dir(id).join("record.json")).ok()?;
+        let mut record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        let value = record.get_mut("object")?.get_mut(field)?.take();
+        serde_json::from_value(value).ok()
+    }
+
     /// Removes the object's directory with all that is in it. Not there is fine.
     ///
     /// The record goes first, so that a crash in between leaves a directory

@@ -40,6 +40,31 @@ fn a_restart_keeps_images() {
     );
 }
 
+#[test]
+fn the_layers_of_a_newer_daemons_image_stay() {
+    in_node(
+        "the_layers_of_a_newer_daemons_image_stay",
+        &[],
+        |node| async move {
+            let registry = ScriptedRegistry::start(&node).unwrap();
+            let (store, _) = shared(&node, &registry).await;
+            let before = store.layers();
+            assert_eq!(before.len(), 3);
+            for image in store.images.list() {
+                let record = store.dir.join("images").join(image.id.hex());
+                let record = record.join("record.json");
+                let text = std::fs::read_to_string(&record).unwrap();
+                let newer = text.replacen("\"version\":", "\"version\":9", 1);
+                std::fs::write(&record, newer).unwrap();
+            }
+            let store = store.restart();
+            store.images.gc().await;
+            assert!(store.images.list().is_empty());
+            assert_eq!(store.layers(), before);
+        },
+    );
+}
+
 /// A store with the images `shared:a` (layers base, a) and `shared:b` (base, b).
 async fn shared(node: &Node, registry: &ScriptedRegistry) -> (Store, [String; 2]) {
     let base = layer_of("base", "base");
