@@ -88,6 +88,8 @@ fn same_host(address: &str, registry: &str) -> bool {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) client: &'a reqwest::Client,
+    /// Follows no redirects.
+    pub(super) steady: &'a reqwest::Client,
     pub(super) host: &'a str,
     pub(super) repository: &'a str,
     pub(super) credentials: &'a Credentials,
@@ -190,7 +192,7 @@ impl Asker<'_> {
                 .append_pair("scope", scope)
                 .append_pair("refresh_token", token);
             return self
-                .client
+                .steady
                 .post(url)
                 .header(
                     http::header::CONTENT_TYPE,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use tokio::sync::OnceCell;
 
 use super::auth::Credentials;
@@ -37,6 +38,10 @@ struct Clients {
     outside: reqwest::Client,
     /// Never through a proxy: it would reach the proxy's own loopback.
     loopback: reqwest::Client,
+    /// The same two for requests whose body is a secret: a redirect would send
+    /// it on to whatever host it names, which for a header the client prevents.
+    outside_steady: reqwest::Client,
+    loopback_steady: reqwest::Client,
 }
 
 /// The front of all registries.
@@ -68,12 +73,13 @@ impl Registry {
         credentials: Credentials,
     ) -> Result<Repository, RegistryError> {
         let clients = self.clients.get_or_try_init(|| self.connect()).await?;
-        let client = if host::is_loopback(host) {
-            clients.loopback.clone()
+        let (client, steady) = if host::is_loopback(host) {
+            (&clients.loopback, &clients.loopback_steady)
         } else {
-            clients.outside.clone()
+            (&clients.outside, &clients.outside_steady)
         };
-        Ok(Repository::new(client, host, name, credentials))
+        let (client, steady) = (client.clone(), steady.clone());
+        Ok(Repository::new(client, steady, host, name, credentials))
     }
 
     async fn connect(&self) -> Result<Clients, RegistryError> {
@@ -87,9 +93,13 @@ impl Registry {
                 .connect_timeout(config.connect_timeout)
                 .read_timeout(config.progress_timeout)
         };
+        let steady = || build().redirect(Policy::none());
+        let make = |builder: reqwest::ClientBuilder| builder.build().map_err(RegistryError::Client);
         Ok(Clients {
-            outside: build().build().map_err(RegistryError::Client)?,
-            loopback: build().no_proxy().build().map_err(RegistryError::Client)?,
+            outside: make(build())?,
+            loopback: make(build().no_proxy())?,
+            outside_steady: make(steady())?,
+            loopback_steady: make(steady().no_proxy())?,
         })
     }
 }

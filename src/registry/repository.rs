@@ -45,6 +45,8 @@ struct Session {
 #[derive(Debug)]
 pub struct Repository {
     client: Client,
+    /// Follows no redirects.
+    steady: Client,
     host: String,
     name: String,
     credentials: Credentials,
@@ -77,9 +79,16 @@ impl BlobStream {
 }
 
 impl Repository {
-    pub(super) fn new(client: Client, host: &str, name: &str, credentials: Credentials) -> Self {
+    pub(super) fn new(
+        client: Client,
+        steady: Client,
+        host: &str,
+        name: &str,
+        credentials: Credentials,
+    ) -> Self {
         Self {
             client,
+            steady,
             host: host.to_owned(),
             name: name.to_owned(),
             credentials,
@@ -141,6 +150,7 @@ impl Repository {
         let plain_http = self.session.read().await.plain_http;
         let asker = Asker {
             client: &self.client,
+            steady: &self.steady,
             host: &self.host,
             repository: &self.name,
             credentials: &self.credentials,

@@ -408,6 +408,36 @@ fn credentials_fetch_a_token() {
 }
 
 #[test]
+fn a_refresh_token_follows_no_redirect() {
+    in_node(
+        "a_refresh_token_follows_no_redirect",
+        &[Recipe::Pause],
+        |node| async move {
+            let other = ScriptedRegistry::start(&node).unwrap();
+            let token = Response::new(200, r#"{"token":"t0k"}"#);
+            other.rule(Rule::new("/token", Fault::Answer(token)));
+            let realm = |address: &str| format!("Bearer realm=\"http://{address}/token\"");
+            let (registry, reference) = private(&node, realm, "Bearer t0k");
+            let away = format!("http://{}/token", other.address());
+            let away = Response::new(307, "").header("Location", &away);
+            registry.rule(Rule::new("/token", Fault::Answer(away)));
+            let refresh = Credentials::IdentityToken("refresh".into());
+            let pulled = Store::new(&node, "store")
+                .pull_as(&reference, refresh)
+                .await;
+            assert!(pulled.is_err(), "{pulled:?}");
+            assert!(
+                registry
+                    .requests()
+                    .iter()
+                    .any(|r| r.method == "POST" && r.path == "/token")
+            );
+            assert_eq!(other.requests(), []);
+        },
+    );
+}
+
+#[test]
 fn credentials_of_another_host_are_not_sent() {
     in_node(
         "credentials_of_another_host_are_not_sent",
