@@ -104,10 +104,16 @@ pub async fn exec_sync(
         kill_on_disconnect: true,
         ..ExecSpec::default()
     };
-    let mut exec = shim.exec(spec).await?;
+    // Before the request: the shim takes requests in their order, so the kill of
+    // a caller who leaves before the answer finds the command started.
     let mut abandoned = KillWhenDropped {
         shim: Some((shim.clone(), exec_id.clone())),
     };
+    let started = shim.exec(spec).await;
+    if started.is_err() {
+        abandoned.shim = None;
+    }
+    let mut exec = started?;
     let mut stdout = Collected::new(exec.streams.stdout.take(), cap);
     let mut stderr = Collected::new(exec.streams.stderr.take(), cap);
     let ended = tokio::select! {

@@ -311,6 +311,23 @@ async fn a_command_whose_caller_goes_away_is_killed() {
 }
 
 #[tokio::test]
+async fn a_command_whose_caller_goes_away_before_it_started_is_killed() {
+    let (shim, played, _tasks) = connected();
+    let run = exec_sync(&shim, "e".to_owned(), command(), None, EXEC_SYNC_CAP);
+    // The request is out, its answer never comes in the caller's time.
+    let gone = tokio::time::timeout(Duration::from_millis(50), run).await;
+    assert!(gone.is_err());
+    let (_, Op::Exec(_), _ends) = played.next().await.unwrap() else {
+        panic!("no exec")
+    };
+    let next = tokio::time::timeout(Duration::from_secs(5), played.next());
+    let (_, Op::KillExec(kill), _) = next.await.unwrap().unwrap() else {
+        panic!("no kill")
+    };
+    assert_eq!((kill.signal, kill.group), (9, true));
+}
+
+#[tokio::test]
 async fn a_program_that_is_none_is_told_apart() {
     let (shim, played, _tasks) = connected();
     let run = exec_sync(&shim, "e".to_owned(), command(), None, EXEC_SYNC_CAP);
