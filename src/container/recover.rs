@@ -91,9 +91,13 @@ pub(super) async fn run(world: &Arc<World>) -> Result<(), OpenError> {
             continue;
         };
         match loaded {
-            Loaded::Object { object, this_boot } => {
+            Loaded::Object { object, this_boot } if object.id == id => {
                 let shim = shims.remove(&id) && this_boot;
                 jobs.push(spawn(world, id, Some(object), shim));
+            }
+            // Acting on it would act on the other one's cgroup and shim.
+            Loaded::Object { object, .. } => {
+                tracing::error!(directory = %id, id = %object.id, "the record of another container; left alone");
             }
             Loaded::Newer { version } => {
                 shims.remove(&id);

@@ -494,6 +494,26 @@ async fn the_layers_of_a_newer_daemons_container_stay_in_use() {
 }
 
 #[tokio::test]
+async fn a_copied_directory_is_left_alone() {
+    let node = node().await;
+    let id = node.running("one").await;
+    let copy = "ab".repeat(32);
+    let containers = node.below.root.join("containers");
+    std::fs::create_dir(containers.join(&copy)).unwrap();
+    let record = containers.join(id.as_str()).join("record.json");
+    std::fs::copy(record, containers.join(&copy).join("record.json")).unwrap();
+
+    let node = node.restart().await;
+    let listed = node.containers.list();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(node.view(&id).state(), Some(ContainerState::Running));
+    assert!(matches!(
+        node.containers.get(&copy),
+        Err(LookupError::NotFound(_))
+    ));
+}
+
+#[tokio::test]
 async fn a_restart_removes_what_was_half_made() {
     let node = node().await;
     node.below
