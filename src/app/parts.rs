@@ -43,7 +43,6 @@ impl Parts {
             stage: paths.stage(),
             runtime_state: paths.runtime(),
             boot_id: boot::boot_id()?,
-            default_cgroup_parent: CgroupPath::new(&format!("/longshore-{}", config.instance))?,
             host: HostFacts::probe(&cgroups)?,
             cgroups,
             runtime: shims,

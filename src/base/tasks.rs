@@ -44,12 +44,6 @@ impl Tasks {
         self.stop.clone()
     }
 
-    /// The tracker itself, for mechanisms that spawn on their own.
-    #[must_use]
-    pub fn tracker(&self) -> TaskTracker {
-        self.tracker.clone()
-    }
-
     /// Tells the loops to end and waits for every task.
     pub async fn shut_down(&self) {
         self.stop.cancel();

@@ -41,6 +41,15 @@ impl Failures {
         self.0.is_empty()
     }
 
+    /// What an error about a creation adds when undoing it failed as well;
+    /// empty when it didn't.
+    #[must_use]
+    pub fn note(cleanup: Option<&Self>) -> String {
+        cleanup.map_or_else(String::new, |failures| {
+            format!(" (and cleaning up failed: {failures})")
+        })
+    }
+
     /// `Ok` when every step succeeded.
     ///
     /// # Errors

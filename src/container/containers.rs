@@ -64,7 +64,6 @@ impl Containers {
             stage: config.stage,
             runtime_state: config.runtime_state,
             records,
-            default_cgroup_parent: config.default_cgroup_parent,
             cgroups: config.cgroups,
             host: config.host,
             runtime: config.runtime,

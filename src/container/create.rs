@@ -16,7 +16,7 @@ use std::time::Instant;
 use oci_spec::runtime::Spec;
 
 use crate::base::id::{ContainerId, SandboxId};
-use crate::cgroup::{Mode, container_path, parent_path};
+use crate::cgroup::{CgroupPath, Mode, container_path};
 use crate::sandbox::SandboxView;
 use crate::sandbox::model::NamespaceMode;
 use crate::store::{Durability, write_file};
@@ -163,7 +163,7 @@ fn plan(world: &World, order: &Order, view: &SandboxView) -> Result<Plan, StepEr
     };
     let users = UserRecords::parse(&file("etc/passwd")?, &file("etc/group")?);
     let user = spec::resolve(&config.security, &facts.user, &users)?;
-    let parent = parent_path(&view.cgroup_parent, &world.default_cgroup_parent)?;
+    let parent = CgroupPath::new(&view.cgroup_parent)?;
     let cgroup = container_path(&parent, order.id.as_str())?;
     let spec = spec::build(&Inputs {
         config,

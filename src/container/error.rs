@@ -141,7 +141,7 @@ pub enum LookupError {
 
 /// Why a container could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("create container {name}: {stage}, after {:.1} s{}", after.as_secs_f64(), left(cleanup.as_ref()))]
+#[error("create container {name}: {stage}, after {:.1} s{}", after.as_secs_f64(), Failures::note(cleanup.as_ref()))]
 pub struct CreateError {
     /// `name_attempt`.
     pub name: String,
@@ -154,12 +154,6 @@ pub struct CreateError {
     pub cause: StepError,
     /// What removing the half-made container could not remove.
     pub cleanup: Option<Failures>,
-}
-
-fn left(cleanup: Option<&Failures>) -> String {
-    cleanup.map_or_else(String::new, |failures| {
-        format!(" (and cleaning up failed: {failures})")
-    })
 }
 
 /// The cause of a failed step of the creation.

@@ -252,7 +252,6 @@ impl Below {
             stage: self.root.join("stage"),
             runtime_state: self.root.join("state"),
             boot_id: "boot".into(),
-            default_cgroup_parent: CgroupPath::new("/longshore").unwrap(),
             cgroups: Arc::new(cgroups.unwrap()),
             host: HostFacts {
                 cgroup_mode: crate::cgroup::Mode::Unified,
@@ -477,6 +476,6 @@ fn view(phase: PodPhase, root: &Path) -> SandboxView {
             resolv_conf: root.join("resolv.conf"),
             shm: root.join("shm"),
         },
-        cgroup_parent: String::new(),
+        cgroup_parent: "/longshore".into(),
     }
 }

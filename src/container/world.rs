@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::base::id::ContainerId;
 use crate::base::tasks::Tasks;
-use crate::cgroup::{CgroupPath, Hierarchies};
+use crate::cgroup::Hierarchies;
 use crate::store::Records;
 
 use super::ports::{Images, Pods, Runtime, Snapshots};
@@ -27,8 +27,6 @@ pub struct ContainersConfig {
     pub runtime_state: PathBuf,
     /// The kernel's boot id.
     pub boot_id: String,
-    /// Parent of the cgroups of pods that name none.
-    pub default_cgroup_parent: CgroupPath,
     /// The host's cgroups.
     pub cgroups: Arc<Hierarchies>,
     /// What the node can do.
@@ -51,7 +49,6 @@ pub(super) struct World {
     pub(super) stage: PathBuf,
     pub(super) runtime_state: PathBuf,
     pub(super) records: Records<ContainerRecord>,
-    pub(super) default_cgroup_parent: CgroupPath,
     pub(super) cgroups: Arc<Hierarchies>,
     pub(super) host: HostFacts,
     pub(super) runtime: Arc<dyn Runtime>,

@@ -81,7 +81,7 @@ pub enum SandboxError {
 
 /// Why a sandbox could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("create pod sandbox {name}: {stage}, after {:.1} s{}", after.as_secs_f64(), left(cleanup.as_ref()))]
+#[error("create pod sandbox {name}: {stage}, after {:.1} s{}", after.as_secs_f64(), Failures::note(cleanup.as_ref()))]
 pub struct CreateError {
     /// `name_namespace_uid_attempt`.
     pub name: String,
@@ -95,12 +95,6 @@ pub struct CreateError {
     /// What removing the half-made sandbox could not remove. Then it stays
     /// listed as not ready, and stopping it tries again.
     pub cleanup: Option<Failures>,
-}
-
-fn left(cleanup: Option<&Failures>) -> String {
-    cleanup.map_or_else(String::new, |failures| {
-        format!(" (and cleaning up failed: {failures})")
-    })
 }
 
 /// The cause of a failed step.

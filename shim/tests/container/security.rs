@@ -171,12 +171,12 @@ fn home_comes_from_the_images_passwd_and_not_from_libc() {
         let mut shim = Shim::start(&node);
         let mut spec = shell(&shim, "echo HOME=$HOME; pwd");
         spec["process"]["user"] = json!({"uid": uid, "gid": uid});
-        spec["process"]["cwd"] = "/work/dir".into();
+        spec["process"]["cwd"] = "/srv/dir".into();
         let (exited, log) = shim.run(&spec);
         assert_eq!(exited.code, 0, "{log}");
         assert_eq!(
             log,
-            format!("HOME={home}\n/work/dir\n"),
+            format!("HOME={home}\n/srv/dir\n"),
             "and the working directory is made"
         );
         shim.collect();
